@@ -71,7 +71,7 @@ def test_a_compiler_that_is_missing_is_named(
     assert main(["compile", "net.yaml", "-o", "out"]) == 0
     assert main(["run", "out", "--on", "sensor-board", "--data", "data.npz", "--input", "image=x"]) == 2
     said = capsys.readouterr().err
-    assert "no-such-gcc is not installed, which compiles for sensor-board; install it, or correct" in said
+    assert "no-such-gcc is not installed, the compiler for sensor-board; install it, or correct" in said
     assert "apt-get" not in said and "[T501]" in said
 
 

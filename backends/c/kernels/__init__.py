@@ -1,7 +1,8 @@
-"""The kernels, found by the operator's name. Importing this package registers all of them.
+"""The kernels, found by the operator's name. Import of this package registers all of them.
 
-Families by machine: `portable` C for any core, `blocked` float kernels that compute in registers, `dsp` integer kernels
-for Cortex-M cores with the DSP extension, `host` kernels for computers. Modules that the families share lie here.
+Families by machine: `portable` C for any core, `blocked` float kernels that compute in registers, `dsp` integer
+kernels for Cortex-M cores with the DSP extension, `host` kernels for computers. Modules that the families share are
+in this folder.
 """
 
 from ..plan.layout import Layout, contiguous

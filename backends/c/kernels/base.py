@@ -3,9 +3,9 @@
     @kernel("conv")
     def portable(site: Site) -> Offers: ...
 
-A kernel makes one offer for the site, or several, or gives a sentence that says why it makes none. An offer is costed
-by types alone; weights are packed when the chosen one is built. Python computes everything: shapes, integers, packed
-constants; the template of a kernel only writes it down.
+A kernel returns one or several offers for the site, or the reason why it has none. The cost of an offer depends only
+on types; weights are packed when the selected offer is built. Python computes everything: shapes, integers, packed
+constants; the template of a kernel only writes them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..target import Machine
 from ..write.literal import array_type, c_type
 
 Operand = str | int
-"""An operand of a node: its name, or its position where the operator takes any number of them."""
+"""An operand of a node: its name, or its position if the operator has any number of operands."""
 
 AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 
@@ -39,9 +39,9 @@ AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 class Work:
     """Work of a kernel, in instructions of a Cortex-M4 with float unit, and its bytes of code.
 
-    `products` are the multiply-accumulates, or what else is innermost, `loops` is what begins and feeds the innermost
-    loops, `results` what each result takes once they are done. What each of these takes on a core, in instructions and
-    in cycles, is measured: see `costs`. The bytes of code compare kernels of a node; those of a whole program are
+    `products` are the multiply-accumulates, or other innermost operations, `loops` the start and operands of the
+    innermost loops, `results` the work for each result after them. The cost of each on a core, in instructions and in
+    cycles, is measured: see `costs`. The bytes of code compare kernels of a node; those of a whole program are
     estimated from its text (`code_size`).
     """
 
@@ -64,13 +64,15 @@ def aligned(size: int) -> int:
     return -(-size // 4) * 4
 
 
-# Roles under which kernels pack the weights of a layer, alone or with biases and multipliers between them.
+# Roles under which kernels pack the weights of a layer, separately or with biases and multipliers between them.
 WEIGHT_ROLES = frozenset({"weights", "constants"})
 
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An array that a function reads; `role` names it in the C. Flash holds `image` in its place if there is one."""
+    """An array that a function reads; `role` is its name in the C. If there is an `image`, flash has the image
+    instead.
+    """
 
     role: str
     data: AnyArray
@@ -89,10 +91,10 @@ class Constant:
 
 @dataclass(frozen=True)
 class Function:
-    """A C function that `template` writes. Functions with equal keys are equal but for their name: emitted once.
+    """A C function that `template` writes. Functions with equal keys differ only in their names, and are emitted once.
 
-    `variant` tells functions of a template apart whose work has different prices: the operator of an element, loops
-    that the compiler writes out. `sources` are files of `packed_linear` that define what the function calls.
+    `variant` distinguishes functions of a template whose work has different costs: the operator of an element, loops
+    that the compiler unrolls. `sources` are files of `packed_linear` that define the called functions.
     """
 
     template: str
@@ -108,10 +110,10 @@ class Function:
 class Call:
     """One call: pointers to operands, to results, to constants and to scratch memory, in this order.
 
-    `places` is the operand whose bytes the call copies into its place in the result: where the operand can be made
-    to lie there from the beginning, `at` bytes into the result, the call is left out. `function` has some numbers in
-    its text that follow from scales and zero points; `general`, if there is one, takes them as arguments, `numbers`,
-    after the constants.
+    `places` is the operand whose bytes the call copies to its position in the result: if the operand can be stored
+    there from the beginning, `at` bytes into the result, the call is omitted. `function` has some numbers in its text
+    that follow from scales and zero points; `general`, if there is one, takes them as arguments, `numbers`, after the
+    constants.
     """
 
     function: Function
@@ -129,15 +131,15 @@ class Call:
 class Offer:
     """Computation of a node by a kernel: layouts of operands and results, cost, and `build`, which makes its calls.
 
-    `reads` has None for an operand that is absent or packed into the constants. The prices of the `work` are those of
-    the first of `templates`, which has one for each call, and of its `variant`. `constants` are the bytes of the arrays
-    that `build` packs, by role. `overwrites` are the operands whose memory the result may take, when nobody needs them
-    afterwards; `follows` those over which it may be written while they are read, if they begin at least so many bytes
-    behind it. `views` gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves
-    nothing.
-    `scratch_bytes` is the working memory of the calls. `limitation` says why the core's own instructions are not used,
-    where they could be on other values. `coded` are constants that are decoded into working memory before the calls.
-    A kernel that computes some rows of its result together, `rows_together`, is slower on fewer.
+    `reads` has None for an operand that is absent or packed into the constants. The cost of the `work` is that of the
+    first of `templates`, which has one for each call, and of its `variant`. `constants` are the bytes of the arrays
+    that `build` packs, by role. `overwrites` are the operands whose memory the result may take, if nothing needs them
+    afterwards; `follows` those over which it may be written while they are read, if they begin at least that many
+    bytes after the start of the result. `views` has, for each result of a node that moves nothing, its byte offset in
+    operand 0. `scratch_bytes` is the working memory of the calls. `limitation` is the reason why the core's special
+    instructions are not used, if they could be for other values. `coded` are constants that are decoded into working
+    memory before the calls. A kernel that computes some rows of its result together, `rows_together`, is slower on
+    fewer.
     """
 
     kernel: str
@@ -183,12 +185,12 @@ class Offer:
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of flash that the constants take, each array aligned to 4."""
+        """Bytes of flash of the constants, with each array aligned to 4."""
         return sum(map(aligned, self.constants.values()))
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of those constants that hold weights."""
+        """Bytes of the constants that are weights."""
         return sum(aligned(size) for role, size in self.constants.items() if role in WEIGHT_ROLES)
 
     @property
@@ -212,10 +214,10 @@ Offers = Offer | tuple[Offer, ...] | str
 
 @dataclass(frozen=True)
 class Site:
-    """A node in its place: the graph's constants, the layouts in which its operands are at hand, the machine.
+    """A node in its context: the graph's constants, the layouts in which its operands are available, the machine.
 
-    The layout of a constant or absent operand is None. Operands are given by name, or by position where an operator
-    takes any number of them. In one run the node is called `calls` times, for other rows of a value each time.
+    The layout of a constant or absent operand is None. Operands are given by name, or by position if an operator has
+    any number of them. In one run the node is called `calls` times, each time for other rows of a value.
     """
 
     node: Node
@@ -229,7 +231,7 @@ class Site:
         return self._value(operand).type
 
     def has(self, operand: Operand) -> bool:
-        """Whether the operator has such an operand, and it is present."""
+        """True if the operator has such an operand, and it is present."""
         if isinstance(operand, str):
             return self.node.optional(operand) is not None
         return operand < len(self.node.inputs) and self.node.inputs[operand] is not None
@@ -250,7 +252,7 @@ class Site:
 
     @property
     def is_integer(self) -> bool:
-        """Whether the node computes on integers that stand for reals, and makes such integers."""
+        """True if the node computes on integers that represent reals, and its results are such integers."""
         return self.node.operands[0].type.is_quantized and self.node.outputs[0].type.is_quantized
 
     def reads(self, layouts: Mapping[str, Layout] | Mapping[int, Layout]) -> tuple[Layout | None, ...]:
@@ -259,21 +261,21 @@ class Site:
         return tuple(read.get(index) for index in range(len(self.node.inputs)))
 
     def at_hand(self, operand: Operand) -> Layout | None:
-        """Layout in which an operand is at hand."""
+        """Layout in which an operand is available."""
         return self.layouts[self.index(operand)]
 
     def is_constant(self, operand: Operand) -> bool:
-        """Whether an operand that is present is a constant of the graph."""
+        """True if an operand that is present is a constant of the graph."""
         return self.graph.is_constant(self._value(operand))
 
     @property
     def weight_uses(self) -> int:
-        """Nodes of this operator that read the weights."""
+        """Number of nodes of this operator that read the weights."""
         return weight_uses(self.graph, self.node)
 
     @property
     def weights_refusal(self) -> str:
-        """Why kernels cannot pack the weights and the bias, or nothing."""
+        """Reason why kernels cannot pack the weights and the bias, or empty."""
         if not self.is_constant("weight") or (self.has("bias") and not self.is_constant("bias")):
             return "weights and bias must be constants"
         if self.is_integer and self.type("weight").dtype not in (DType.I8, DType.I16):
@@ -286,7 +288,7 @@ class Site:
 
     @property
     def overwritten_residual(self) -> tuple[int, ...]:
-        """The residual, where the result may take its memory: present, and of the same element type."""
+        """The residual, if the result may take its memory: present, and of the same element type."""
         fits = self.has("residual") and self.type("residual").dtype is self.output.dtype
         return (self.index("residual"),) if fits else ()
 
@@ -320,7 +322,7 @@ def form(node: Node) -> str:
 
 
 def weight_uses(graph: Graph, node: Node) -> int:
-    """Nodes that pack the same constant weights as a node does: 1 if it has none."""
+    """Number of nodes that pack the same constant weights as a node; 1 if it has none."""
     weights = node.optional("weight")
     if weights is None or not graph.is_constant(weights):
         return 1
@@ -333,7 +335,7 @@ _KERNELS: dict[str, list[KernelFunction]] = {}
 
 
 def kernel(*operators: str) -> Callable[[KernelFunction], KernelFunction]:
-    """Function decorator: this function makes offers for these operators."""
+    """Function decorator: registers the function as a kernel of these operators."""
 
     def register(function: KernelFunction) -> KernelFunction:
         for name in operators:
@@ -345,11 +347,11 @@ def kernel(*operators: str) -> Callable[[KernelFunction], KernelFunction]:
 
 @cache
 def _kernels_of_package(operator: str) -> tuple[KernelFunction, ...]:
-    """The kernel that a package brings for an operator; one that cannot be used says so at each site."""
+    """The kernel that a package adds for an operator; one that cannot be used gives the reason at each site."""
     if operator not in KERNELS.names():
         return ()
     try:
-        found: Any = KERNELS.load(operator)  # Any: whatever the package names
+        found: Any = KERNELS.load(operator)  # Any: any object of the package
     except PluginError as err:
         reason = err.message
         return (lambda _: reason,)
@@ -377,7 +379,7 @@ def _kernels_of_package(operator: str) -> tuple[KernelFunction, ...]:
 
 
 def kernels_of(operator: str) -> tuple[KernelFunction, ...]:
-    """The kernels of an operator: ours in the order of registration, then that of a package."""
+    """The kernels of an operator: those of fxpress in the order of registration, then that of a package."""
     return (*_KERNELS.get(operator, ()), *_kernels_of_package(operator))
 
 
@@ -406,7 +408,9 @@ def template(
     variant: str = "",
     sources: tuple[str, ...] = (),
 ) -> Function:
-    """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
+    """The function that a template writes; the template sees `name`, the C `parameters`, and the frozen context as
+    `k`.
+    """
 
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
@@ -440,10 +444,10 @@ def offer(
 ) -> Offer:
     """The offer of one call of a template's function.
 
-    `reads` and `results` give operands and results their names in the C; `operands` are those that the operator calls
-    otherwise. `pack` makes the arrays of `constants`, in this order; `tables` are arrays that follow them. `scratch` is
-    the C type of the working memory, `sources` are files that define what the function calls, `headers` those in place
-    of the ones that are usual for integers and reals.
+    `reads` and `results` give operands and results their names in the C; `operands` has the operator's name for those
+    with another one. `pack` makes the arrays of `constants`, in this order; `tables` are arrays that follow them.
+    `scratch` is the C type of the working memory, `sources` are files that define called functions, `headers` replace
+    the usual headers for integers and reals.
     """
     sizes = {**constants, **{role: table.nbytes for role, table in tables.items()}}
     named = {name: operands.get(name, name) for name in reads}
@@ -519,7 +523,7 @@ def layer_offer(
 
 
 def packed(constants: Mapping[str, int], arrays: Iterable[AnyArray]) -> tuple[Constant, ...]:
-    """The arrays under the roles of `constants`, which states their bytes."""
+    """The arrays with the roles of `constants`, which has their bytes."""
     found = tuple(Constant(role, data) for role, data in zip(constants, arrays, strict=True))
     assert {c.role: c.data.nbytes for c in found} == dict(constants)
     return found
@@ -554,5 +558,5 @@ def call(
 
 
 def is_float(type: TensorType) -> bool:
-    """Whether a value is plain float32."""
+    """True if a value is plain float32."""
     return type.dtype is DType.F32 and not type.is_quantized

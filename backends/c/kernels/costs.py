@@ -1,9 +1,10 @@
-"""Costs of kernels on a core: what it takes for each part of their work, as counted by `benchmarks/kernel_costs.py`.
+"""Costs of kernels on a core: instructions and cycles of each part of their work, as counted by
+`benchmarks/kernel_costs.py`.
 
     instructions = products * a + loops * b + results * c + calls * d
 
-Templates have prices `a`, `b`, `c`, `d` of their own on each core and for each form of operands (`base.form`), and,
-on cores whose timing is published, the same for cycles.
+Templates have separate prices `a`, `b`, `c`, `d` on each core and for each form of operands (`base.form`), and the
+same for cycles on cores with published timing.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from .base import Offer, Work
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "costs.json"
 
 DECODER = "huffman.h"
-"""The template under which the prices of decoding are found."""
+"""The template name for the prices of decoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Predicted instructions, and cycles where the core's timing is known."""
+    """Predicted instructions, and cycles on a core with published timing."""
 
     instructions: float = 0.0
     cycles: float | None = None
 
     @property
     def time(self) -> float:
-        """Cycles, or instructions if cycles are not known: kernels are compared by it."""
+        """Cycles, or instructions for a core without published timing: the measure to compare kernels."""
         return self.instructions if self.cycles is None else self.cycles
 
     def __add__(self, other: Cost) -> Cost:
@@ -44,14 +45,14 @@ class Cost:
         return Cost(self.instructions + other.instructions, cycles)
 
     def times(self, count: int) -> Cost:
-        """The cost of so many runs."""
+        """The cost of this many runs."""
         cycles = None if self.cycles is None else count * self.cycles
         return Cost(count * self.instructions, cycles)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Instructions, or cycles, that a core takes for each unit of a template's work."""
+    """Instructions, or cycles, of a core for each unit of a template's work."""
 
     products: float = 1.0
     loops: float = 1.0
@@ -66,7 +67,7 @@ class Price:
 
 @dataclass(frozen=True)
 class CoreCosts:
-    """The prices of a core: by template and form, cycles where its timing is published; without any, all are 1."""
+    """The prices of a core: by template and form, in cycles if its timing is published; without any, all are 1."""
 
     core: str
     instructions: Mapping[str, Mapping[str, Price]]
@@ -74,12 +75,12 @@ class CoreCosts:
 
     @staticmethod
     def of(machine: Machine) -> CoreCosts:
-        """The prices of a machine's core, or of the nearest that is counted."""
+        """The prices of a machine's core, or of the nearest counted one."""
         return _of_cores(machine.counted, timed=machine.timed)
 
     @property
     def has_cycles(self) -> bool:
-        """Whether cycles are known."""
+        """True if cycles are available."""
         return bool(self.cycles)
 
     def cost(self, offer: Offer, form: str) -> Cost:
@@ -98,7 +99,7 @@ class CoreCosts:
 
 
 def priced_form(form: str, variant: str) -> str:
-    """The form under which an offer has its prices: elements, and the variant of its template."""
+    """The form for the prices of an offer: elements, and the variant of its template."""
     return f"{form} {variant}".strip()
 
 
@@ -109,20 +110,20 @@ def decoding(images: Sequence[Image]) -> Work:
 
 
 def read_prices_anew() -> None:
-    """Forget the prices that were read: the table has been written."""
+    """Discards the cached prices, after the table has been written."""
     _table.cache_clear()
     _of_cores.cache_clear()
 
 
 def _found(prices: Mapping[str, Mapping[str, Price]], template: str, form: str) -> Price:
-    """The price of a template for a form; else for other forms that are counted, else what is typical of the core."""
+    """The price of a template for a form; else for other counted forms, else the typical price on the core."""
     forms = prices.get(template, {})
     alike = [price for other, price in forms.items() if other.split()[:1] == form.split()[:1]]
     return forms.get(form) or next(iter([*alike, *forms.values()]), None) or _typical(prices, form)
 
 
 def _typical(prices: Mapping[str, Mapping[str, Price]], form: str) -> Price:
-    """The median price of what is innermost in the templates that are counted for elements of a form."""
+    """The median price of the innermost work in the counted templates for elements of a form."""
     elements = form.split()[:1]
     counted = [
         price.products
@@ -135,12 +136,12 @@ def _typical(prices: Mapping[str, Mapping[str, Price]], form: str) -> Price:
 
 
 def counted_templates() -> frozenset[str]:
-    """The templates that some core has counted."""
+    """The templates that are counted on some core."""
     return frozenset(template for templates in _table().values() for template in templates)
 
 
 def counted_core(target: Target) -> str:
-    """The core whose counts predictions for a target are made of."""
+    """The core whose counts are used for predictions for a target."""
     return CoreCosts.of(Machine.of(target)).core
 
 

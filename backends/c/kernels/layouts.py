@@ -1,4 +1,4 @@
-"""Layouts that kernels ask for: of images, of rows, and as the operand lies at hand."""
+"""Layouts that kernels request: of images, of rows, and the available layout of the operand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def image_layouts(site: Site) -> tuple[Layout, Layout]:
 
 
 def row_layouts(site: Site) -> tuple[Layout, Layout]:
-    """Layouts of input and result with the last dimension fastest, rows in the order in which they are at hand."""
+    """Layouts of input and result with the last dimension fastest, and rows in their available order."""
     x, y = site.type("x").shape, site.output.shape
     at_hand = site.at_hand("x")
     order = at_hand.order if at_hand is not None else tuple(range(len(x)))
@@ -21,7 +21,7 @@ def row_layouts(site: Site) -> tuple[Layout, Layout]:
 
 
 def dense_at_hand(site: Site, operand: Operand = "x", *, otherwise: Layout | None = None) -> Layout:
-    """The layout in which an operand is at hand; another one, or contiguous, if that has a border or none is known."""
+    """The layout in which an operand is available; another one, or contiguous, if that has a border or is unknown."""
     layout = site.at_hand(operand)
     if layout is not None and not layout.border:
         return layout
@@ -29,10 +29,10 @@ def dense_at_hand(site: Site, operand: Operand = "x", *, otherwise: Layout | Non
 
 
 def image_at_hand(site: Site) -> Layout:
-    """The layout in which the input is at hand; channels last where that has a border or none is known."""
+    """The layout in which the input is available; channels last if that has a border or is unknown."""
     return dense_at_hand(site, otherwise=channels_last(site.type("x").shape))
 
 
 def usual_layouts(shape: Shape) -> tuple[Layout, ...]:
-    """Channels last and contiguous, once where they are the same."""
+    """Channels last and contiguous; only one if they are the same."""
     return tuple(dict.fromkeys((channels_last(shape), contiguous(shape))))

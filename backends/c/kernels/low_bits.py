@@ -1,8 +1,8 @@
-"""Weights of 4 and 2 bits as the kernels read them: packed so that unpacking is masks and shifts.
+"""Weights of 4 and 2 bits in the form of the kernels: packed so that unpacking needs only masks and shifts.
 
-DSP kernels multiply bytes. Where int8 weights are words of four bytes, 8 / bits of such words share one: the first
-has the top bits of every byte, the next the bits below. A shift to the left and a mask leave 2^(8 - bits) times the
-weights, as signed bytes; so accumulators are that many times too large, which a shift to the right takes back exactly.
+DSP kernels multiply bytes. int8 weights are words of four bytes; of weights with fewer bits, 8 / bits such words share
+one: the first has the top bits of every byte, the next the bits below. A left shift and a mask give 2^(8 - bits) times
+the weights, as signed bytes; so accumulators are that many times too large, which a right shift corrects exactly.
 
 Portable kernels read single weights, as sign-extended fields of bytes, the lowest bits first.
 """
@@ -25,7 +25,7 @@ def weights_text(bits: int) -> str:
 
 
 def share_words(words: npt.NDArray[np.int32], bits: int) -> npt.NDArray[np.int32]:
-    """Words of four int8 along the last axis, 8 / bits of them in one; missing ones are zeros, in front."""
+    """Words of four int8 along the last axis, 8 / bits of them in one word; missing ones are zeros, at the front."""
     fields = BYTE // bits
     missing = -words.shape[-1] % fields
     front = [(0, 0)] * (words.ndim - 1) + [(missing, 0)]
@@ -50,14 +50,14 @@ def share_bytes(values: AnyArray, bits: int) -> npt.NDArray[np.int8]:
 
 @dataclass(frozen=True)
 class Fields:
-    """Weights of `bits` bits in bytes behind the C pointer `w`, the taps of `together` channels by turns."""
+    """Weights of `bits` bits in bytes at the C pointer `w`, with the taps of `together` channels interleaved."""
 
     bits: int
     together: int = 1
 
     @property
     def in_byte(self) -> int:
-        """Taps in a byte, each of all channels."""
+        """Taps in a byte, each for all channels."""
         return BYTE // (self.bits * self.together)
 
     def pack(self, weights: AnyArray) -> npt.NDArray[np.int8]:
@@ -71,9 +71,9 @@ class Fields:
         return -(-taps * self.together * self.bits // BYTE)
 
     def tap(self, index: str, offset: int, *, channel: int = 0, aligned: bool = False) -> str:
-        """C expression of the weight at tap `index` + `offset`; `index` is a variable or nothing.
+        """C expression of the weight at tap `index` + `offset`; `index` is a variable or empty.
 
-        `aligned` promises that it is a multiple of the taps in a byte.
+        `aligned` guarantees that it is a multiple of the taps in a byte.
         """
         low, shift = channel * self.bits, self.in_byte.bit_length() - 1
         if self.in_byte == 1:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..plan.layout import Layout, Shape
 
 WRITTEN_OUT = 16
-"""Turns of an innermost loop of constant length up to which GCC writes it out (max-completely-peel-times)."""
+"""Iterations of an innermost loop of constant length up to which GCC unrolls it (max-completely-peel-times)."""
 
 _INDENT = "    "
 
@@ -47,12 +47,12 @@ class Nest:
 
     @property
     def closing(self) -> str:
-        """The lines that close them."""
+        """The lines that close the loops."""
         return "\n".join(f"{_INDENT * depth}}}" for depth in range(self._last, self.depth - 1, -1))
 
     @property
     def indent(self) -> str:
-        """White space in front of the lines inside the loops."""
+        """White space before the lines inside the loops."""
         return _INDENT * (self._last + 1)
 
     @property
@@ -75,7 +75,7 @@ def nest(
     """Loops over `sizes`; `strides` has one list per tensor (0: the tensor is repeated), `offsets` one number.
     `depth` is the number of blocks around them.
 
-    Loops run in the memory order of the first tensor; neighbours that every tensor holds as one become one.
+    Loops are in the memory order of the first tensor; neighbours that are contiguous in every tensor are merged.
     """
     starts = tuple(offsets) or (0,) * len(strides)
     dims = [d for d in range(len(sizes)) if sizes[d] > 1]
@@ -118,14 +118,14 @@ def index(start: int, terms: Sequence[tuple[str, int]]) -> str:
 
 
 def broadcast_strides(shape: Shape, layout: Layout, result: Shape) -> tuple[int, ...]:
-    """Strides of a value along the dimensions of a result that it is broadcast to."""
+    """Strides of a value along the dimensions of a result to which it is broadcast."""
     own = layout.strides(shape)
     missing = len(result) - len(shape)
     return (0,) * missing + tuple(0 if n == 1 else step for n, step in zip(shape, own, strict=True))
 
 
 def padded_strides(shape: Shape, strides: Shape, rank: int) -> list[int]:
-    """Strides along the last of `rank` dimensions that a shape is broadcast to: 0 where it is repeated."""
+    """Strides along the last of `rank` dimensions to which a shape is broadcast: 0 where it is repeated."""
     own = [0 if n == 1 else step for n, step in zip(shape, strides, strict=True)]
     return [*(0,) * (rank - len(own)), *own]
 

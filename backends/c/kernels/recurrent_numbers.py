@@ -1,6 +1,6 @@
 """Common parts of integer kernels of recurrent layers: sizes, numbers of the rows, tables, the refusal.
 
-The steps are in `portable/recurrent_steps.c.j2`, which both kernels include; each has functions of its own for the
+The steps are in `portable/recurrent_steps.c.j2`, which both kernels include; each has its own functions for the
 products.
 """
 
@@ -35,9 +35,10 @@ HEADERS = ("arithmetic.h", "dsp.h", "interpolation.h", "recurrent.h")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a layer; `width` is that of a state, `hidden` that of what gives it, which a projection changes.
+    """Sizes of a layer; `width` is that of a state, `hidden` that of the cell's state before a projection.
 
-    `joined` are the rows of which both products are added up before they are stored, the others are stored apart.
+    `joined` are the rows whose two products are added before they are stored; those of the other rows are stored
+    separately.
     """
 
     update: str
@@ -78,27 +79,27 @@ class Sizes:
 
     @property
     def third(self) -> int:
-        """Place of the products of a GRU's third gate with the input."""
+        """Index of the products of a GRU's third gate with the input."""
         return fours(self.joined)
 
     @property
     def inner(self) -> int:
-        """Place of the products of that gate with the state."""
+        """Index of the products of that gate with the state."""
         return self.third + fours(self.rows - self.joined)
 
     @property
     def apart(self) -> int:
-        """From the places of those with the input to those with the state."""
+        """Distance from the indices of the products with the input to those with the state."""
         return self.inner - self.third
 
     @property
     def given(self) -> int:
-        """Place of what a projection reads, after the products."""
+        """Index of the operand of a projection, after the products."""
         return self.inner + fours(self.rows - self.joined)
 
     @property
     def stored(self) -> int:
-        """Numbers of 16 bits that the products of a step, and what a projection reads, take."""
+        """Numbers of 16 bits for the products of a step, and for the operand of a projection."""
         return self.given + fours(self.hidden) * self.projects
 
     @property
@@ -109,11 +110,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class StepsContext:
-    """Context of the template of the steps; `gates` is the C expression of where their numbers are.
+    """Context of the template of the steps; `gates` is the C expression of the location of their numbers.
 
     `gate_arguments` and `projection_arguments` are the last arguments of the functions for the products, `shifts` the
-    left shifts of their sums; `cell_shift` and `cell_factor` take products of gates to the cell's scale, and the cell
-    to that of its tanh.
+    left shifts of their sums; `cell_shift` and `cell_factor` rescale products of gates to the cell's scale, and the
+    cell to that of its tanh.
     """
 
     sizes: Sizes
@@ -133,17 +134,17 @@ class StepsContext:
 
     @property
     def update(self) -> str:
-        """The template of how gates change the state."""
+        """The template of the state update."""
         return f"portable/{self.sizes.update}_integer.c.j2"
 
     def sum(self, product: int, name: str) -> str:
-        """A sum of a product, shifted to the left where its requantization needs that."""
+        """A sum of a product, shifted to the left if its requantization requires it."""
         shift = self.shifts[product]
         return f"fxp_shift_left({name}, {shift})" if shift else name
 
     @property
     def given(self) -> str:
-        """Where an LSTM's result goes: to the state, or to what is projected."""
+        """Destination of an LSTM's result: the state, or the operand of the projection."""
         return "given" if self.sizes.projects else "h"
 
 
@@ -205,18 +206,18 @@ def form_of(site: Site) -> RecurrentForm:
 
 
 def states(site: Site) -> dict[str, int]:
-    """Positions of the first states that are given, by their name in the C."""
+    """Positions of the given initial states, by their name in the C."""
     names = _STATES[: operator_of(site).states]
     return {name: index for index, name in enumerate(names, start=1) if site.has(index)}
 
 
 def fours(count: int) -> int:
-    """The next multiple of four: so many rows are computed at a time."""
+    """The next multiple of four: rows are computed four at a time."""
     return -(-count // 4) * 4
 
 
 def tables(own: Sizes) -> Mapping[str, AnyArray]:
-    """The tables that the steps interpolate in."""
+    """The tables in which the steps interpolate."""
     return {name: _BOTH[name]().numpy().astype(np.int16) for name in _TABLES[own.update]}
 
 
@@ -242,7 +243,9 @@ def row_numbers(site: Site, form: RecurrentForm) -> list[tuple[AnyArray, AnyArra
 
 
 def in_turns(arrays: Sequence[AnyArray]) -> AnyArray:
-    """Columns of arrays with rows in common, group of four rows after group, one number of each row after the other."""
+    """Columns of arrays with common rows, one group of four rows after the other, with the numbers of a group
+    interleaved.
+    """
     parts = []
     for array in arrays:
         filled = np.zeros((fours(len(array)), array[:1].size), array.dtype)
@@ -252,7 +255,7 @@ def in_turns(arrays: Sequence[AnyArray]) -> AnyArray:
 
 
 def refusal(site: Site) -> str:
-    """Why no kernel computes this layer, or nothing."""
+    """Reason why no kernel supports this layer, or empty."""
     op, positions = operator_of(site), _positions(site)
     if not all(map(site.is_constant, (*positions[0], *(i for i in positions[1] if i is not None)))):
         return "weights must be constants"
@@ -270,7 +273,7 @@ def refusal(site: Site) -> str:
 
 
 def _largest_shifted(site: Site) -> int:
-    """Bound of |accumulator| with its left shift for any weights of these bits, zero points folded in or not."""
+    """Bound of |accumulator| with its left shift for any weights of these bits, with and without folded zero points."""
     state, (at, biases), bounds = site.node.output_types[0].quantization, _positions(site), []
     assert state is not None
     read = (site.quantization("x"), state, UNIT)
@@ -283,7 +286,7 @@ def _largest_shifted(site: Site) -> int:
 
 
 def _positions(site: Site) -> tuple[Sequence[int], Sequence[int | None]]:
-    """Places of the matrices among the operands, and of the bias of each."""
+    """Positions of the matrices among the operands, and of the bias of each."""
     op, places = operator_of(site), range(len(site.node.inputs))
     at = op.matrices_of(places)
     return at, [*op.biases_of(places), *[None] * (len(at) - 2)]

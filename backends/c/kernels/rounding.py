@@ -41,7 +41,7 @@ class Finish:
 
 
 def integer_finish(fixed: FixedPoint, *, wide: bool = False) -> Finish:
-    """From an accumulator, int32 or `wide`, to the integers of the result."""
+    """Conversion of an accumulator, int32 or `wide`, to the integers of the result."""
     which = "[c]" if len(fixed.multipliers) > 1 else "[0]"
     accumulator, scale = "acc", "fxp_scale_sum" if wide else "fxp_scale"
     if any(fixed.shifts):
@@ -56,7 +56,7 @@ def integer_finish(fixed: FixedPoint, *, wide: bool = False) -> Finish:
 
 @dataclass(frozen=True, slots=True)
 class RowFinish:
-    """The last step as a C function of `acc`, `c` and `at`, and the arrays that it needs as well."""
+    """The last step as a C function of `acc`, `c` and `at`, and the additional arrays that it needs."""
 
     value: str
     arrays: tuple[str, ...]
@@ -72,12 +72,12 @@ class RowFinish:
 
     @property
     def arguments(self) -> str:
-        """The arrays as they are passed on."""
+        """The arrays as arguments."""
         return ", ".join(self.arrays)
 
 
 def row_finish(fixed: FixedPoint, *, residual: str, wide: bool = False) -> RowFinish:
-    """The last step from an accumulator, as a function of its own; `residual` is that operand's C type."""
+    """The last step from an accumulator, as a separate function; `residual` is that operand's C type."""
     value = integer_finish(fixed, wide=wide).value
     arrays = ("multipliers", "shifts", "residual")
     used = tuple(name for name in arrays if f"{name}[" in value)
@@ -85,7 +85,7 @@ def row_finish(fixed: FixedPoint, *, residual: str, wide: bool = False) -> RowFi
 
 
 def float_finish(clamp: Clamp, *, bias: bool, residual: bool) -> Finish:
-    """From a float accumulator to the float result."""
+    """Conversion of a float accumulator to the float result."""
     value = "acc + residual[at]" if residual else "acc"
     return Finish("bias[c]" if bias else "0.0f", clamped(value, clamp))
 
@@ -106,7 +106,7 @@ def requantized(acc: str, step: Requant, addend: int, *, wide: bool = False) -> 
 
 
 def signed(number: int) -> str:
-    """A literal that may stand behind a minus sign."""
+    """A literal that may follow a minus sign."""
     return integer(number) if number >= 0 or number == -(1 << 31) else f"({number})"
 
 
@@ -119,7 +119,7 @@ def saturated(expression: str, low: int, high: int) -> str:
 
 
 def saturates_at_once(low: int, high: int) -> bool:
-    """Whether there is an instruction that saturates to these bounds."""
+    """True if there is an instruction that saturates to these bounds."""
     return (low, high) in _SATURATIONS
 
 
@@ -147,7 +147,7 @@ def scale_tables(fixed: FixedPoint) -> dict[str, AnyArray]:
 
 
 def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
-    """Bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in: int32 where that holds it."""
+    """Bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in: int32 if it fits."""
     sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
     offset: AnyArray = site.quantization("x").zero_point[0] * sums
     folded: AnyArray = (site.array("bias").astype(np.int64) if site.has("bias") else 0) - offset
@@ -155,5 +155,5 @@ def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
 
 
 def bias_bytes(site: Site, *, wide: bool) -> int:
-    """Bytes of the folded bias; only where sums may leave int32 is it computed to know them."""
+    """Bytes of the folded bias; it is computed for this only if sums may exceed int32."""
     return folded_bias(site, site.array("weight")).nbytes if wide else 4 * site.type("weight").shape[0]

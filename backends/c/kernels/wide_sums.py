@@ -1,7 +1,7 @@
-"""Sums of products beyond int32: which layers have them, and how many products of theirs int32 holds.
+"""Sums of products beyond int32: which layers have them, and how many of their products int32 can hold.
 
-Activations of 16 bits times weights of 8 bits leave int32 after 516 products at the worst. Such layers add up parts
-that are proven to fit int32, and the parts in int64.
+Activations of 16 bits times weights of 8 bits exceed int32 after 516 products in the worst case. Such layers sum parts
+that are proven to fit int32, and add the parts in int64.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .base import AnyArray, Site
 from .low_bits import BYTE
 from .rounding import layer_fixed_point
 
-WIDE_WEIGHTS = "weights of 16 bits whose sums leave int32"
-PORTABLE_ONLY = "sums leave int32, which the DSP kernels do not add up"
+WIDE_WEIGHTS = "weights of 16 bits whose sums exceed int32"
+PORTABLE_ONLY = "sums exceed int32, which the DSP kernels do not support"
 
 
 def sums_fit(site: Site) -> bool:
-    """Whether the accumulators of an integer layer are proven to fit int32."""
+    """True if the accumulators of an integer layer are proven to fit int32."""
     return _fit(site, layer_fixed_point(site), factor=1)
 
 
 def scaled_sums_fit(site: Site) -> bool:
-    """Whether sums of packed weights, 2^(8 - bits) times as large, are proven to fit int32 as well."""
+    """True if sums of packed weights, 2^(8 - bits) times as large, are also proven to fit int32."""
     factor = 1 << max(BYTE - site.quantization("weight").bits, 0)
     return factor == 1 or _fit(site, FixedPoint((1,), (0,), 0, 0, 0), factor=factor)
 
 
 def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
-    """The most products, a multiple of `multiple`, that int32 holds of each of the rows [channels, taps]."""
+    """The most products, a multiple of `multiple`, that int32 can hold for each of the rows [channels, taps]."""
     taps, encoding = rows.shape[1], site.quantization("x")
     sizes = np.abs(rows.astype(np.int64)) * max(encoding.qmax, -encoding.qmin)
     for parts in range(2, taps // multiple + 1):
@@ -45,7 +45,7 @@ def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
 
 
 def _fit(site: Site, fixed: FixedPoint, *, factor: int) -> bool:
-    """Whether sums fit, by the bits and the number of the weights where that proves it, else by the weights."""
+    """True if sums fit, by the bits and the number of the weights if that is sufficient, else by the weights."""
     op = site.node.op
     assert isinstance(op, Conv | ConvTranspose | Linear)
     bias = torch.from_numpy(site.array("bias").astype(np.int64)) * factor if site.has("bias") else None
@@ -61,7 +61,7 @@ def _fit(site: Site, fixed: FixedPoint, *, factor: int) -> bool:
 
 
 def _largest_sum(site: Site, bias: torch.Tensor | None, factor: int) -> int:
-    """Bound of |accumulator|, zero points folded into the bias or not, for any weights of these bits."""
+    """Bound of |accumulator|, with and without zero points folded into the bias, for any weights of these bits."""
     x, weight = site.quantization("x"), site.type("weight")
     taps = weight.numel // site.output.shape[-1 if isinstance(site.node.op, Linear) else 1]
     largest = factor << (site.quantization("weight").bits - 1)

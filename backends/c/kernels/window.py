@@ -38,7 +38,7 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
 
     def reaches_out(self, x: Image, y: Image) -> bool:
-        """Whether some window has taps outside the image."""
+        """True if some window has taps outside the image."""
         last = [
             (n - 1) * s - p + d * (k - 1)
             for n, s, p, d, k in zip(
@@ -48,7 +48,7 @@ class Window:
         return self.padding != (0, 0) or last[0] >= x.h or last[1] >= x.w
 
     def covers(self, x: Image) -> bool:
-        """Whether there is a single window, with each element of the image under one tap."""
+        """True if there is a single window, with each element of the image under one tap."""
         is_dense = all(d == 1 or k == 1 for k, d in zip(self.kernel, self.dilation, strict=True))
         return is_dense and self.kernel == (x.h, x.w) and self.padding == (0, 0)
 
@@ -64,10 +64,11 @@ class Window:
     def distance(
         self, x: Image, y: Image, bytes_each: tuple[int, int], *, is_gathered: bool = False, together: int = 1
     ) -> int:
-        """Bytes that an image has to begin behind results that overwrite it from its beginning, pixel by pixel.
+        """Distance in bytes between the start of results that overwrite an image pixel by pixel, and the start of the
+        image.
 
-        Both have their channels last, and elements of `bytes_each`. A kernel writes `together` pixels at a time: after
-        it has read their windows if it gathers them, else while it reads them.
+        Both have their channels last, and elements of `bytes_each`. A kernel writes `together` pixels at a time:
+        after it has read their windows if it gathers them, else while it reads them.
         """
         tops = np.maximum(np.arange(y.h) * self.stride[0] - self.padding[0], 0)
         lefts = np.maximum(np.arange(y.w) * self.stride[1] - self.padding[1], 0)
@@ -79,7 +80,7 @@ class Window:
         return max(0, int(behind.max(initial=0)))
 
     def _inside(self, axis: int, inputs: int, outputs: int) -> int:
-        """Taps along an axis that are inside, over all places."""
+        """Taps along an axis that are inside, over all positions."""
         stride, padding, dilation = self.stride[axis], self.padding[axis], self.dilation[axis]
         starts = range(-padding, outputs * stride - padding, stride)
         return sum(
@@ -96,7 +97,7 @@ def followed(
 ) -> dict[int, int]:
     """`Offer.follows` of a kernel that moves a window over the pixels of `x`, and writes those of `y` in order.
 
-    Nothing on computers: their compilers make vector code of loops over what does not overlap.
+    Empty on computers: their compilers vectorize loops over memory that does not overlap.
     """
     if site.machine.is_host:
         return {}
@@ -105,7 +106,7 @@ def followed(
 
 
 def image(shape: Shape) -> Image:
-    """The image that a shape [n, c, w] or [n, c, h, w] stands for."""
+    """The image of a shape [n, c, w] or [n, c, h, w]."""
     n, c, *spatial = shape
     h, w = two(spatial, 1)
     return Image(n, h, w, c)
@@ -121,6 +122,6 @@ def window(
 
 
 def two(numbers: Sequence[int], fill: int) -> tuple[int, int]:
-    """One number for height and one for width; `fill` stands for the height of a signal."""
+    """One number for height and one for width; `fill` is the height of a signal."""
     first, second = (fill, *numbers)[-2:]
     return first, second

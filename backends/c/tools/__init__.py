@@ -1,4 +1,4 @@
-"""Compilers and simulated cores: building emitted C, running it, counting its instructions and its stack."""
+"""Compilers and simulated cores: builds emitted C, runs it, and counts its instructions and its stack."""
 
 from .elf import Elf, Footprint, read_elf
 from .simulate import SimulatedModel, Simulator

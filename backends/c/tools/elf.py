@@ -1,6 +1,6 @@
-"""Reading of ELF files: segments to load, sections by kind, symbols; 32 and 64 bits, little-endian.
+"""Reader of ELF files: segments to load, sections by kind, symbols; 32 and 64 bits, little-endian.
 
-One reader for the objects of every compiler, so that sizes and undefined symbols need no `size` or `nm` per target.
+One reader for the objects of all compilers, so that sizes and undefined symbols need no `size` or `nm` per target.
 Source: Tool Interface Standard, Executable and Linking Format, version 1.2; the 64-bit extension of the gABI.
 """
 
@@ -26,7 +26,7 @@ _SHN_UNDEF = 0
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Bytes that a loader puts at `address`; `size` counts the zeros after them too."""
+    """Bytes that a loader stores at `address`; `size` also counts the zeros after them."""
 
     address: int
     size: int
@@ -36,7 +36,9 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A name with an address, in an object one within its section; section 0 is for what another object must bring."""
+    """A name with an address (in an object, one within its section); section 0 marks symbols that another object must
+    define.
+    """
 
     name: str
     address: int
@@ -46,13 +48,13 @@ class Symbol:
 
     @property
     def defined(self) -> bool:
-        """Whether this file brings it."""
+        """True if this file defines it."""
         return self.section != _SHN_UNDEF
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of an object or image by kind: what lies in flash, and what takes memory besides the arena."""
+    """Bytes of an object or image by kind: in flash, and in memory besides the arena."""
 
     code: int
     constants: int
@@ -87,7 +89,7 @@ class Elf:
         return tuple(sorted(found, key=lambda s: s.address))
 
     def function_at(self, address: int) -> Symbol | None:
-        """The function that holds the code at `address`."""
+        """The function that contains the code at `address`."""
         functions = self.functions
         index = bisect_right(functions, address, key=lambda symbol: symbol.address & ~1) - 1
         return functions[index] if index >= 0 else None
@@ -102,7 +104,7 @@ class Elf:
 
     @property
     def undefined(self) -> frozenset[str]:
-        """Names that another object must bring."""
+        """Names that another object must define."""
         return frozenset(s.name for s in self.symbols if not s.defined and s.name)
 
 
@@ -123,7 +125,7 @@ def read_elf(path: Path) -> Elf:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """Struct formats of one word size, and where the fields of a segment and of a symbol lie in them."""
+    """Struct formats of one word size, and the positions of the fields of a segment and of a symbol in them."""
 
     header: str
     segment: str

@@ -1,4 +1,4 @@
-"""Accounts of a traced run: instructions and estimated cycles in all, by function, and by call of the entry.
+"""Profile of a traced run: instructions and estimated cycles in total, by function, and by call of the entry.
 
 The trace holds every executed block in order. A block that does not start where the one before it ended was reached
 by a taken branch, which costs the core a refill of its pipeline (`timing`).
@@ -18,7 +18,9 @@ from .timing import Block, Decoder
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Instructions of a function by itself, or of one call with all below it; cycles where its times are known."""
+    """Instructions of a function itself, or of one call with all calls below it; cycles if the core's times are
+    known.
+    """
 
     name: str
     instructions: int
@@ -27,9 +29,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A counted call: totals, the cost of each function by itself, and of each call that the entry made, in order.
+    """A counted call: totals, the cost of each function itself, and of each call that the entry made, in order.
 
-    `calls` leaves out what the entry executes itself.
+    `calls` excludes the instructions of the entry itself.
     """
 
     return_value: int
@@ -52,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Ledger:
-    """Per executed block: which distinct block it is, its instructions, and its cycles (none without times)."""
+    """For each executed block: index of the distinct block, its instructions, and its cycles (none without times)."""
 
     blocks: list[Block]
     addresses: NDArray[np.int64]
@@ -94,7 +96,7 @@ def _ledger(trace: NDArray[np.uint64], elf: Elf, decoder: Decoder, timing: Timin
 
 
 def _decode(addresses: list[int], sizes: list[int], elf: Elf, decoder: Decoder) -> list[Block]:
-    """The distinct blocks in order of address, told whether an access comes right before."""
+    """The distinct blocks in order of address, each with the information whether an access comes directly before."""
     found: list[Block] = []
     access_ends: dict[int, bool] = {}
     for address, size in zip(addresses, sizes, strict=True):
@@ -106,7 +108,7 @@ def _decode(addresses: list[int], sizes: list[int], elf: Elf, decoder: Decoder) 
 
 
 def _by_function(ledger: _Ledger, elf: Elf) -> tuple[Cost, ...]:
-    """Each function's own cost, dearest first."""
+    """Each function's own cost, the most expensive first."""
     names = [_name(elf, int(address)) for address in ledger.addresses]
     labels, label = np.unique(names, return_inverse=True)
     executed = label[ledger.which]

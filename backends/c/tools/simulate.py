@@ -10,11 +10,11 @@
     model = SimulatedModel(simulator, "kws_run", input_bytes=(490,), output_bytes=(12,), regions={"arena": 16000})
     (logits,) = model.run([input_bytes]); model.profile([input_bytes]).instructions
 
-Every buffer ends at a guard page, constants are write-protected and address zero is unmapped, so an access outside
-of what was given is a `SimulationError` with the function and the address. With `strict_alignment` so is a load or
-store of several words, or of a float, at an address that is no multiple of four: real cores fault there, simulated
-ones do not, and looking takes about a second for a million accesses. The RAM of a `SimulatedModel` is poisoned
-before every run. A count is what the core would retire: instructions that an IT block skips take part, as in QEMU.
+Every buffer ends at a guard page, constants are write-protected and address zero is unmapped, so an access outside of
+the given buffers is a `SimulationError` with the function and the address. With `strict_alignment` so is a load or
+store of several words, or of a float, at an address that is not a multiple of four: real cores fault there, simulated
+ones do not, and the check takes about a second for a million accesses. The RAM of a `SimulatedModel` is poisoned
+before every run. Counts are retired instructions: instructions that an IT block skips are included, as in QEMU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .timing import AVAILABLE, Decoder, RiscVDecoder, ThumbDecoder
 try:
     import unicorn
     from unicorn import arm_const, riscv_const
-except ImportError:  # the optional extra `sim`; Simulator says what to install
+except ImportError:  # the optional extra `sim`; Simulator has the installation hint
     unicorn = None
 
 _PAGE = 4096
@@ -47,7 +47,7 @@ _BUFFERS = 0x3000_0000
 _STACK_TOP = 0x2F00_0000
 _PAINT = 0xA5
 _STATE_ALIGNMENT = 8
-_WEIGHTS_ALIGNMENT = 64  # the largest that a weights file asks for
+_WEIGHTS_ALIGNMENT = 64  # the largest alignment of a weights file
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class CallResult:
 
 @dataclass(frozen=True)
 class _Core:
-    """A core in the simulator: its instruction set, how functions are called, how code is decoded.
+    """A core in the simulator: its instruction set, calling convention, and decoder.
 
-    `marks_code`: bit 0 of an address to jump to is set.
+    `marks_code`: bit 0 of a jump address is set.
     """
 
     engine: tuple[int, int, int]  # architecture, mode and model
@@ -105,7 +105,7 @@ class _Core:
 
 
 class Simulator:
-    """A core with the image in its memory; state lives in its variables and buffers only."""
+    """A core with the image in its memory; its only state is in variables and buffers."""
 
     def __init__(
         self,
@@ -145,13 +145,13 @@ class Simulator:
         return address
 
     def place(self, data: bytes, *, alignment: int = 16) -> int:
-        """Address of a new buffer that holds `data`."""
+        """Address of a new buffer that contains `data`."""
         address = self.allocate(len(data), alignment=alignment)
         self.write(address, data)
         return address
 
     def write(self, address: int, data: bytes) -> None:
-        """Put `data` into memory."""
+        """Writes `data` into memory."""
         self._engine.mem_write(address, data)
 
     def read(self, address: int, size: int) -> bytes:
@@ -159,7 +159,7 @@ class Simulator:
         return bytes(self._engine.mem_read(address, size))
 
     def call(self, function: str, *arguments: int, timeout_s: float = 300.0) -> CallResult:
-        """Call with integers or addresses as arguments."""
+        """Calls a function with integers or addresses as arguments."""
         engine = self._engine
         stack = _STACK_TOP - self._stack_bytes
         engine.mem_write(stack, bytes([_PAINT]) * self._stack_bytes)
@@ -180,7 +180,7 @@ class Simulator:
         return CallResult(value - (1 << 32) if value >> 31 else value, used)
 
     def profile(self, function: str, *arguments: int, timeout_s: float = 300.0) -> Profile:
-        """Call and count every instruction; several times slower than `call`."""
+        """Calls a function and counts every instruction; several times slower than `call`."""
         with self._traced() as trace:
             result = self.call(function, *arguments, timeout_s=timeout_s)
         run = Run(function, result.return_value, result.stack_bytes, np.frombuffer(trace, np.uint64))
@@ -205,7 +205,7 @@ class Simulator:
             raise SimulationError(f"the image has no function {function!r}") from error
 
     def _pass_arguments(self, arguments: Sequence[int]) -> int:
-        """Set the registers and stack of a call by the procedure call standard; returns the stack pointer."""
+        """Sets the registers and stack of a call by the procedure call standard; returns the stack pointer."""
         registers, alignment = self._core.arguments, self._core.stack_alignment
         words = [argument & 0xFFFF_FFFF for argument in arguments]
         for register, word in zip(registers, words, strict=False):
@@ -222,7 +222,7 @@ class Simulator:
         kinds = {unicorn.UC_MEM_WRITE_UNMAPPED: "write", unicorn.UC_MEM_WRITE_PROT: "write to a constant"}
         kind = kinds.get(access, "read")
         self._fault = (
-            f"{kind} of {size} bytes at {address:#010x}, outside of what it was given, in {self._where()}"
+            f"{kind} of {size} bytes at {address:#010x}, outside of the given buffers, in {self._where()}"
         )
         return False
 
@@ -234,7 +234,7 @@ class Simulator:
             self._bears[counter] = self._core.decoder.bears_any_address(self._elf.code(counter, 4), counter)
         if not self._bears[counter]:
             self._fault = (
-                f"several words or a float at {address:#010x}, no multiple of four, in {self._where()}"
+                f"several words or a float at {address:#010x}, not a multiple of four, in {self._where()}"
             )
             engine.emu_stop()
 
@@ -249,7 +249,7 @@ class Simulator:
 
     @contextmanager
     def _traced(self) -> Iterator[array[int]]:
-        """Records each executed block as address and size in one word; code translated before has no hook in it."""
+        """Records each executed block as address and size in one word; code translated earlier has no hook."""
         trace = array("Q")
         record = trace.append
         self._engine.ctl_flush_tb()
@@ -268,7 +268,7 @@ class SimulatedModel:
 
     With a weights file, whose contents are stored in the simulated memory, it takes their address before the regions.
 
-    With states in place it is `int NAME_step(inputs..., state, outputs..., regions...)`; each run is given the states.
+    With states in place it is `int NAME_step(inputs..., state, outputs..., regions...)`; each run gets the states.
     """
 
     def __init__(
@@ -284,10 +284,10 @@ class SimulatedModel:
         weights: bytes = b"",
         alignment: int = 16,
     ) -> None:
-        """`regions` are the bytes of each region; `places` are those of inputs and outputs: a region, or `state`, and
-        an offset in it.
+        """`regions` are the bytes of each region; `places` are the locations of inputs and outputs: a region, or
+        `state`, and an offset in it.
 
-        None stands for a buffer that the caller passes. `weights` are the contents of a weights file, if there is one.
+        None is a buffer that the caller passes. `weights` are the contents of a weights file, if there is one.
         """
         self._simulator = simulator
         self._function = function

@@ -42,7 +42,7 @@ class SimulatedNetwork:
         alignment: int = 16,
         strict_alignment: bool = False,
     ) -> SimulatedNetwork:
-        """Build the artifact in `folder`; inputs and outputs lie at multiples of `alignment`."""
+        """Builds the artifact in `folder`; inputs and outputs are aligned to `alignment`."""
         entry = entry_name(artifact.name, artifact.ports)
         image = build_image(
             target_compiler(target), artifact.write(folder), folder / "net.elf", keep=(entry,), flags=flags

@@ -1,7 +1,7 @@
-"""Worst-case stack of a C function, from the frames and the call graph that GCC writes beside its objects.
+"""Worst-case stack of a C function, from the frames and the call graph that GCC writes for its objects.
 
 The bound is the longest path of frames from the function; recursion and calls through pointers have none and are
-refused. What an inline assembly block pushes by itself is not in GCC's frames: the simulator's high-water mark is.
+refused. Pushes of an inline assembly block are not in GCC's frames, but are in the simulator's high-water mark.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ _FRAME = re.compile(r"\\n(\d+) bytes \((static|dynamic|dynamic,bounded)\)")
 
 @dataclass(frozen=True, slots=True)
 class _Calls:
-    """Frame bytes of each function that was compiled, and who calls whom."""
+    """Frame bytes of each compiled function, and the call graph."""
 
     frames: Mapping[str, int]
     callees: Mapping[str, tuple[str, ...]]
 
 
 def worst_case_stack(objects: Sequence[Path], entry: str) -> int:
-    """Bytes of stack that a call of `entry` can take, return addresses and saved registers included.
+    """Upper bound of the stack of a call of `entry` in bytes, return addresses and saved registers included.
 
     `objects` come from `compile_objects` with a compiler that `reports_stack`.
     """
@@ -81,7 +81,7 @@ def worst_case_stack(objects: Sequence[Path], entry: str) -> int:
 
 
 def stack_by_function(objects: Sequence[Path]) -> dict[str, int]:
-    """The same for every function that was compiled, by its name in C; the name of a clone has a suffix after a dot."""
+    """The same for every compiled function, by its name in C; the name of a clone has a suffix after a dot."""
     calls = _read(objects)
     return {title.rpartition(":")[2]: _depth(calls, title) for title in calls.frames}
 
@@ -109,7 +109,7 @@ def _read(objects: Sequence[Path]) -> _Calls:
 def _folded(
     path: Path, frames: Mapping[str, int], callees: Mapping[str, Sequence[str]]
 ) -> Iterator[tuple[str, str]]:
-    """Called functions of an object that GCC found equal to others, each with the one whose code they share."""
+    """Functions of an object that GCC merged with equal ones, each with the function whose code they share."""
     functions = read_elf(path).functions
     code = {symbol.name: (symbol.section, symbol.address) for symbol in functions}
     kept = {code[name]: title for title in frames if (name := title.rpartition(":")[2]) in code}

@@ -14,16 +14,16 @@ from ....specs.target import Timing
 
 try:
     import capstone
-except ImportError:  # the optional extra `sim`; simulate.Simulator says what to install
+except ImportError:  # the optional extra `sim`; simulate.Simulator has the installation hint
     capstone = None
 
 AVAILABLE = capstone is not None
-"""Whether the disassembler that `ThumbDecoder` needs is installed."""
+"""True if the disassembler that `ThumbDecoder` needs is installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Instructions that run one after the other, and their cycles, a taken branch at the end left out."""
+    """Consecutive instructions, and their cycles without a taken branch at the end."""
 
     instructions: int
     cycles: int
@@ -31,10 +31,10 @@ class Block:
 
 
 class Decoder(Protocol):
-    """Reads the machine code of an instruction set: counts and times blocks, tells which accesses need alignment."""
+    """Reads the machine code of an instruction set: counts and times blocks, and finds accesses that need alignment."""
 
     def bears_any_address(self, code: bytes, address: int) -> bool:
-        """Whether the instruction there may read or write words at any address."""
+        """True if the instruction may read or write words at any address."""
         ...
 
     def block(self, code: bytes, address: int, *, after_access: bool) -> Block:
@@ -43,7 +43,7 @@ class Decoder(Protocol):
 
 
 def count_instructions(code: bytes) -> int:
-    """Thumb instructions in `code`, which starts at one: 32-bit encodings begin with 0b11101, 0b1111."""
+    """Number of Thumb instructions in `code`, which starts at one: 32-bit encodings begin with 0b11101, 0b1111."""
     count = position = 0
     while position < len(code):
         position += 4 if code[position + 1] >> 3 >= 0b11101 else 2
@@ -55,7 +55,7 @@ class RiscVDecoder:
     """Decodes blocks of RISC-V code with compressed instructions; without times."""
 
     def bears_any_address(self, code: bytes, address: int) -> bool:
-        """No: whether a core takes them is its own choice."""
+        """False: support of unaligned accesses depends on the core."""
         return False
 
     def block(self, code: bytes, address: int, *, after_access: bool) -> Block:
@@ -68,7 +68,7 @@ class RiscVDecoder:
 
 
 class ThumbDecoder:
-    """Decodes blocks of Thumb code, and times them where the core's times are known."""
+    """Decodes blocks of Thumb code, and times them if the core's times are known."""
 
     def __init__(self, timing: Timing | None) -> None:
         self._timing = timing
@@ -78,7 +78,7 @@ class ThumbDecoder:
         self._decoder.detail = True
 
     def bears_any_address(self, code: bytes, address: int) -> bool:
-        """Whether the instruction there reads or writes words at odd addresses too; those for several words do not."""
+        """True if the instruction also reads or writes words at odd addresses; those for several words do not."""
         instruction = next(self._decoder.disasm(code, address, count=1))
         return instruction.insn_name() in _LOADS | _STORES
 
@@ -137,6 +137,6 @@ _FLOAT_MULTIPLY_ADDS = frozenset({"vfma", "vfms", "vfnma", "vfnms", "vmla", "vml
 
 
 def _words(instruction: capstone.CsInsn, *, skip: int) -> int:
-    """Words that a transfer of several registers moves; its base register is no part of the list."""
+    """Words that a transfer of several registers moves; its base register is not part of the list."""
     registers = instruction.operands[skip:]
     return sum(2 if instruction.reg_name(r.reg).startswith("d") else 1 for r in registers)

@@ -1,4 +1,4 @@
-"""C compilers: finding them, building objects, shared libraries and bare images with them, sizes and stack.
+"""C compilers: search, and builds of objects, shared libraries and bare images, with their sizes and stack.
 
 compiler = target_compiler(load_target("cortex-m4f"))
 objects = compile_objects(compiler, sources, folder, flags=("-O2", *WARNINGS))
@@ -43,7 +43,7 @@ _LINKER_SCRIPT = Path(__file__).parent / "bare.ld"
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """A C compiler on this machine, with the flags that choose the machine it compiles for."""
+    """A C compiler on this machine, with the flags for its target machine."""
 
     name: str
     program: Path
@@ -51,12 +51,12 @@ class Compiler:
 
     @property
     def reports_stack(self) -> bool:
-        """Whether it writes stack and call graph beside each object, as `worst_case_stack` needs (GCC does)."""
+        """True if it writes stack and call graph for each object, as `worst_case_stack` needs (GCC does)."""
         return "gcc" in self.name
 
 
 def find_tool(name: str) -> Path:
-    """Path of a program; `ToolMissingError` says what to install."""
+    """Path of a program; `ToolMissingError` has the installation hint."""
     found = shutil.which(name)
     if found is None:
         package = _PACKAGES.get(name, name)
@@ -70,14 +70,14 @@ def find_compiler(name: str = "gcc") -> Compiler:
 
 
 def target_compiler(target: Target) -> Compiler:
-    """The compiler of a target with the flags for its core: the first of its commands that is installed."""
+    """The compiler of a target with the flags for its core: the first installed one of its commands."""
     expect(target, Target, "target_compiler(target)", "a `Target`", 'for example load_target("cortex-m4f")')
     commands = target.toolchain.commands
     name = next(filter(shutil.which, commands), None)
     if name is None:
         advice = f"; {target.toolchain.install or 'install it, or correct `toolchain.commands` of the target file'}"
         raise ToolMissingError(
-            f"{' or '.join(commands)} is not installed, which compiles for {target.name}{advice}"
+            f"{' or '.join(commands)} is not installed, the compiler for {target.name}{advice}"
         )
     return Compiler(name, find_tool(name), target.toolchain.flags)
 
@@ -90,7 +90,7 @@ def compile_objects(
     flags: Sequence[str] = ("-O2",),
     include: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
-    """One object per C99 source in `folder`; beside each, with GCC, its stack use and call graph (`.ci`)."""
+    """One object per C99 source in `folder`; with GCC, also its stack use and call graph (`.ci`)."""
     extra = ("-fcallgraph-info=su",) if compiler.reports_stack else ()
     search = tuple(f"-I{path}" for path in include)
     objects = []
@@ -104,13 +104,13 @@ def compile_objects(
 
 
 def check_header(compiler: Compiler, header: Path, *, standard: str = "c++17") -> None:
-    """Compile a C++ source that includes nothing but the header; `BuildError` if that fails."""
+    """Compiles a C++ source that includes only the header; `BuildError` if that fails."""
     flags = (f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only")
     _invoke(compiler, *flags, "-include", str(header), "-x", "c++", os.devnull)
 
 
 def link_shared(compiler: Compiler, sources: Sequence[Path], target: Path, *, flags: Sequence[str]) -> Path:
-    """A shared library of the sources, to be called in process."""
+    """A shared library of the sources, for calls in process."""
     _invoke(compiler, *STANDARD, *flags, "-shared", "-fPIC", *map(str, sources), "-o", str(target), "-lm")
     return target
 
@@ -129,7 +129,7 @@ def link_image(
     keep: Sequence[str],
     script: Path = _LINKER_SCRIPT,
 ) -> Path:
-    """A bare image that holds the functions `keep` and what they call, for `simulate.Simulator`."""
+    """A bare image with the functions `keep` and the functions that they call, for `simulate.Simulator`."""
     roots = tuple(f"-Wl,--undefined={name}" for name in keep)
     placed = ("-nostartfiles", "-T", str(script), "-Wl,--gc-sections", f"-Wl,-e,{keep[0]}", *roots)
     _invoke(compiler, *placed, *map(str, objects), "-o", str(target), "-lm")
@@ -144,7 +144,7 @@ def build_image(
     keep: Sequence[str],
     flags: Sequence[str] = (),
 ) -> Path:
-    """The image of C99 sources, linked as by `link_image`; objects lie next to it."""
+    """The image of C99 sources, linked as by `link_image`; objects are in the same folder."""
     return link_image(
         compiler, compile_objects(compiler, sources, target.parent, flags=flags), target, keep=keep
     )

@@ -1,1 +1,1 @@
-"""From a program to the text of its files."""
+"""Text of the files of a program."""

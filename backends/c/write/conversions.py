@@ -1,8 +1,8 @@
 """Functions of the emitted header that convert one number: file to input, model to buffer, buffer to real.
 
-    NAME_convert_x      what the data file holds, as `data.transform` of the spec says, to an element of the buffer
-    NAME_quantize_x     what the model takes to an element of the buffer
-    NAME_dequantize_y   an element of the buffer to what the model gives
+    NAME_convert_x      a number of the data file to an element of the buffer, by `data.transform` of the spec
+    NAME_quantize_x     a number of the model's input to an element of the buffer
+    NAME_dequantize_y   an element of the buffer to a number of the model's output
 
 Rounding and saturation are those of the quantize kernel: nearest, halves away from zero.
 """
@@ -29,7 +29,7 @@ class Conversion:
 def conversions(
     name: str, ports: Sequence[Port], transforms: Mapping[str, Transform]
 ) -> tuple[Conversion, ...]:
-    """The conversions of all inputs and outputs that need one, in their order."""
+    """The conversions of all inputs and outputs that need one, in order."""
     return tuple(c for port in ports for c in _of_port(name, port, transforms.get(port.name, Transform())))
 
 

@@ -1,6 +1,6 @@
 """Writing of C: numbers, arrays and comments.
 
-The user's names reach the C only through `comment`, which leaves nothing in them that could end a comment, and
+The user's names are written to the C only through `comment`, which removes everything that could end a comment, and
 `identifier`.
 """
 
@@ -36,24 +36,24 @@ _ARRAY_TYPES |= {"float32": "float", "bool": "uint8_t"}
 
 
 def comment(text: str) -> str:
-    """`text` as it may stand inside a C comment: printable ASCII on one line, no comment marks, of bounded length."""
+    """`text` for a C comment: printable ASCII on one line, without comment marks, of bounded length."""
     plain = "".join(c if " " <= c <= "~" and c != "\\" else "." for c in text)
     plain = plain.replace("/*", "/.").replace("*/", "*.").replace("??", "?.")
     return plain if len(plain) <= _LONGEST_COMMENT else plain[: _LONGEST_COMMENT - 3] + "..."
 
 
 def identifier(name: str) -> str:
-    """`name` with everything that C does not allow in a name replaced by an underscore; never empty."""
+    """`name` with each character that C does not allow in a name replaced by an underscore; never empty."""
     return re.sub(r"[^A-Za-z0-9_]", "_", name) or "_"
 
 
 def integer(number: int) -> str:
-    """An int32 literal; the smallest one has no literal of its own."""
+    """An int32 literal; the smallest int32 has no literal and is an expression."""
     return "(-2147483647 - 1)" if number == -(1 << 31) else str(number)
 
 
 def real(number: float) -> str:
-    """A float constant that reads back as the same float32; C has infinity and NaN as quotients without math.h."""
+    """A float constant that reads back as the same float32; infinity and NaN are quotients, without math.h."""
     value = np.float32(number)
     if np.isnan(value):
         return "(0.0f / 0.0f)"
@@ -66,9 +66,9 @@ def real(number: float) -> str:
 
 
 def c_type(dtype: DType) -> str:
-    """The C type that holds values of a dtype; UnsupportedError if kernels carry none."""
+    """The C type of a dtype; UnsupportedError if kernels do not support it."""
     if dtype not in C_TYPES:
-        raise UnsupportedError(f"C kernels carry no elements of type {dtype.value}")
+        raise UnsupportedError(f"C kernels do not support elements of type {dtype.value}")
     return C_TYPES[dtype]
 
 
@@ -91,7 +91,7 @@ def array(data: npt.NDArray[np.generic]) -> str:
 
 
 def _short_real(number: float) -> str:
-    """A float literal by nine digits, which every float32 reads back from; much faster than the shortest one."""
+    """A float literal with nine digits, which identify every float32; much faster than the shortest one."""
     text = f"{number:.9g}"
     if text.lstrip("-") in ("inf", "nan"):
         return real(number)

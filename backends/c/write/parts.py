@@ -1,4 +1,4 @@
-"""Steps of a run in parts: each computes; views, which compute nothing, belong to the step before them."""
+"""Steps of a run in parts: each computes; views, which compute nothing, are part of the step before them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .source import StepText
 
 
 def computing_steps(steps: Sequence[StepText]) -> tuple[StepText, ...]:
-    """The steps with views joined to the one before, those at the start to the first that computes."""
+    """The steps with views joined to the previous step, and those at the start to the first step that computes."""
     found: list[StepText] = []
     for step in steps:
         if found and not (_computes(step) and _computes(found[-1])):

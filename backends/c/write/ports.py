@@ -1,4 +1,4 @@
-"""The caller's side of the emitted function: inputs and outputs, how they are stored, and what they stand for."""
+"""The caller's side of the emitted function: inputs and outputs, their storage, and their encoding."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from .literal import C_TYPES, identifier
 
 _LONGEST_MACRO = 31
 _NUMBERED = re.compile(r"(INPUT|OUTPUT)_[0-9]+")
-_AMBIGUOUS_END = "_REAL"  # X_REAL's place in the arena would be X_REAL_OFFSET, which is the real offset of X
+_AMBIGUOUS_END = "_REAL"  # an offset X_REAL_OFFSET could be that of X_REAL or the real offset of X
 _TAKEN_NAMES = PLATFORM_WORDS | {"memcpy", "memset"}
-"""Names of the emitted function, and small letters that some platform's headers define as macros."""
+"""Names of the emitted function, and lower-case names that headers of some platforms define as macros."""
 _TAKEN_FORMS = re.compile(r"t[0-9]+(_[0-9]+)?|fxp_.*|.*_t")
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input or output: the user's name for it, its names in the C, and the value that it carries.
+    """One input or output: the user's name, its names in the C, and its value.
 
-    `encoding` says what its integers stand for; None for numbers that are the model's own.
-    `offset` counts bytes from the start of `block`, the region of RAM, by its name, or the block of states (`state`);
-    None for a buffer that the caller passes.
+    `encoding` is that of its integers; None for the model's own numbers. `offset` is the byte offset in `block`, a
+    region of RAM by its name, or the block of states (`state`); None for a buffer that the caller passes.
     """
 
     name: str
@@ -47,12 +46,12 @@ class Port:
 
     @property
     def is_state(self) -> bool:
-        """Whether it is in the block of states."""
+        """True if it is in the block of states."""
         return self.block == STATE_BLOCK
 
     @property
     def region(self) -> str | None:
-        """The region of RAM in which it is; None for a state and for a buffer that the caller passes."""
+        """The region of RAM that contains it; None for a state and for a buffer that the caller passes."""
         return None if self.offset is None or self.is_state else self.block
 
     @property
@@ -104,7 +103,7 @@ def ports(
 
 
 def start_value(port: Port) -> int:
-    """The number that each element of a state has at the start of a sequence: what stands for 0."""
+    """The number of each element of a state at the start of a sequence: the representation of 0."""
     return 0 if port.encoding is None else int(port.encoding.integers(torch.zeros(())).item())
 
 
@@ -123,14 +122,14 @@ def memory_names(regions: Sequence[Region]) -> tuple[str, ...]:
 
 
 def to_memory(tensor: torch.Tensor, stored: Stored) -> AnyArray:
-    """The elements of a tensor in the order in which a dense layout stores them."""
+    """The elements of a tensor in the memory order of a dense layout."""
     assert not stored.layout.border
     array = tensor.detach().cpu().to(stored.value.type.dtype.torch).numpy()
     return np.ascontiguousarray(array.transpose(stored.layout.order)).reshape(-1)
 
 
 def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
-    """The tensor that `memory`, the elements as stored, holds; a border is left out."""
+    """The tensor of `memory`, the elements as stored; a border is skipped."""
     shape, layout = stored.value.type.shape, stored.layout
     strides = tuple(step * memory.itemsize for step in layout.strides(shape))
     view = np.lib.stride_tricks.as_strided(memory.reshape(-1)[layout.offset(shape) :], shape, strides)
@@ -138,7 +137,7 @@ def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
 
 
 def _place(place: Location, plan: MemoryPlan) -> tuple[int | None, str]:
-    """Offset, and the name of the block that holds it."""
+    """Offset, and the name of the block that contains it."""
     if place.storage is Storage.STATE:
         return place.offset, STATE_BLOCK
     if place.storage is Storage.ARENA:
@@ -147,7 +146,7 @@ def _place(place: Location, plan: MemoryPlan) -> tuple[int | None, str]:
 
 
 def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:
-    """The name of each port in macros: its own in capitals, or a number where that is long or another port's."""
+    """The name of each port in macros: its own in capitals, or a number if that is long or taken by another port."""
     wished = [identifier(name).upper() for name in names]
     found = []
     for index, wish in enumerate(wished):
@@ -161,7 +160,7 @@ def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> 
 
 
 def _parameter(macro: str, number: str, prefix: str, taken: Collection[str]) -> str:
-    """The macro's name in small letters, unless it means something else in the emitted function or its header."""
+    """The macro's name in lower case, unless it has another meaning in the emitted function or its header."""
     name = macro.lower()
     is_taken = (
         name in _TAKEN_NAMES or name in taken or _TAKEN_FORMS.fullmatch(name) or name.startswith(f"{prefix}_")

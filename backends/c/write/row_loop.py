@@ -1,7 +1,7 @@
 """The C of a stage: a function that calls its kernels in order, each time for the next rows.
 
-Of each value it keeps where its rows end, of each reader where it reads next, in elements. A call is one case of a
-switch: it makes room for its rows in the buffer of its result, calls the kernels, and moves on.
+It has counters, in elements, of the end of each value's rows and of the next read of each reader. A call is one case
+of a switch: it makes room for its rows in the buffer of its result, calls the kernels, and advances the counters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .render import render
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A case of the switch: its lines, and the comment in front of them."""
+    """A case of the switch: its lines, and the comment before them."""
 
     comment: str
     lines: tuple[str, ...]
@@ -81,7 +81,7 @@ class RowLoop:
             yield from self._room(buffer, _calls(step).written)
 
     def after(self, number: int) -> Iterator[str]:
-        """Lines that move on behind the rows that a step has written and read."""
+        """Lines that advance the counters after the rows that a step has written and read."""
         step = self._steps[number]
         yield f"{self._end(step.results[0])} += {_calls(step).written};"
         for operand, advance in enumerate(_calls(step).advances):
@@ -90,7 +90,7 @@ class RowLoop:
                 yield f"{self._next(stored, number, operand)} += {advance};"
 
     def padding(self, buffer: LineBuffer) -> Iterator[str]:
-        """Lines that put rows of padding behind a value."""
+        """Lines that write rows of padding after a value."""
         end, elements = self._end(buffer.stored), buffer.after * buffer.row
         yield from self._room(buffer, elements)
         yield _fill(f"{self._names[buffer.stored]} + {end}", buffer, buffer.after)

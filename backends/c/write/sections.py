@@ -1,4 +1,4 @@
-"""Sections of the linker: a macro for each, and the functions and constants that it places."""
+"""Linker sections: a macro for each, and the functions and constants in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FUNCTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SectionMacro:
-    """Macro that places a definition in a section; `content` is a name for what it places, for a comment."""
+    """Macro that places a definition in a section; `content` describes the section in a comment."""
 
     macro: str
     name: str

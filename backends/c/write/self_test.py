@@ -1,4 +1,4 @@
-"""The self-test that is emitted beside the network: golden vectors, and a program that checks them."""
+"""The self-test that is emitted with the network: golden vectors, and a program that checks them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .render import render
 from .source import Array
 
 _TOLERANCE = "1e-4f * (1.0f + magnitude)"
-# The last bits of a float can turn over an activation that is rounded to int8.
+# The last bits of a float can change an activation that is rounded to int8.
 _TOLERANCE_OF_ROUNDED = "0.05f * (1.0f + magnitude)"
 
 LARGEST_VECTOR = 1 << 18
-"""Numbers of inputs, states and outputs up to which a network with states in place has a self-test."""
+"""Limit of the numbers of inputs, states and outputs for a self-test of a network with states in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One run: copies of its inputs into RAM, its arguments, and an expression per output, 1 where it differs."""
+    """One run: copies of its inputs in RAM, its arguments, and an expression per output that is 1 if it differs."""
 
     copies: tuple[str, ...]
     arguments: str
@@ -69,9 +69,9 @@ def write_self_test(
     regions: Sequence[str],
     is_in_file: bool = False,
 ) -> str:
-    """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter.
+    """The self-test on inputs `vectors`; expected outputs are computed by the integer interpreter.
 
-    With `is_in_file` it is given the contents of the weights file.
+    With `is_in_file` it gets the contents of the weights file as a parameter.
     """
     inputs = [port for port in ports if port.is_input]
     outputs = [port for port in ports if not port.is_input]
@@ -102,7 +102,7 @@ def write_self_test(
         expected = _arrays(f"expected_{number}", outputs, computed)
         copied = [
             port.offset is not None and not (port.is_state and follows[number]) for port in inputs
-        ]  # a state that the call before left, or the start, is there already
+        ]  # a state from the previous call, or the start, is there already
         is_checked = [not port.is_state or not any(follows[number + 1 : number + 2]) for port in outputs]
         arrays += [a for port, a, c in zip(inputs, given, copied, strict=True) if c or port.offset is None]
         arrays += [array for array, checked in zip(expected, is_checked, strict=True) if checked]
@@ -141,7 +141,7 @@ def write_self_test(
 
 
 def _continues(ports: Sequence[Port], before: Sequence[Tensor] | None, taken: Sequence[Tensor]) -> bool:
-    """Whether each state that a call takes is what the call before it gave, or at the first call the start."""
+    """True if each state of a call is the result of the previous call, or at the first call the start."""
     places = [port for port in ports if not port.is_input]
     given = {port.offset: x for port, x in zip(places, before or (), strict=False) if port.is_state}
     return all(
@@ -157,7 +157,9 @@ def _pointer(port: Port) -> str:
 
 
 def _as_taken(port: Port, tensor: Tensor) -> Tensor:
-    """The tensor as the emitted function takes it: numbers of the model become integers where it takes those."""
+    """The tensor in the form of the emitted function's input: numbers of the model become integers if it takes
+    integers.
+    """
     dtype = port.type.dtype.torch
     if port.encoding is None or tensor.dtype == dtype:
         return tensor

@@ -1,4 +1,4 @@
-"""The C source of a program: which functions, which constants, and the body of the function that calls them."""
+"""The C source of a program: its functions, its constants, and the body of the function that calls them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _STATES = "states"
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A constant array as it is written; `step` is the first one that reads it.
+    """A constant array as it is written; `step` is the first step that reads it.
 
-    `offset` counts bytes from the start of the weights file; None for an array in C.
+    `offset` is the byte offset in the weights file; None for an array in C.
     """
 
     symbol: str
@@ -58,7 +58,7 @@ class Array:
 
     @property
     def pointer(self) -> str:
-        """The C expression of its address: its name, or a place in the weights file."""
+        """The C expression of its address: its name, or an offset in the weights file."""
         if self.offset is None:
             return self.symbol
         return f"(const {self.c_type} *)(const void *)(constants + {self.offset})"
@@ -71,7 +71,7 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class FilePlaces:
-    """Places in a weights file: the byte from which constants are stored, and the multiple at which each begins."""
+    """Offsets in a weights file: the byte from which constants are stored, and their alignment."""
 
     start: int
     alignment: int
@@ -79,9 +79,9 @@ class FilePlaces:
 
 @dataclass(frozen=True, slots=True)
 class FunctionText:
-    """A C function as it is written; `step` is the first one that calls it, `template` what wrote it.
+    """A C function as it is written; `step` is the first step that calls it, `template` its template.
 
-    One that is `shared`, by several calls, is kept in one piece: GCC makes a copy for each of them without FXP_NOCLONE.
+    A function that is `shared` by several calls is not cloned: without FXP_NOCLONE, GCC makes a copy for each call.
     """
 
     symbol: str
@@ -93,7 +93,7 @@ class FunctionText:
 
 @dataclass(frozen=True, slots=True)
 class StepText:
-    """One step of the body: a comment that says where it comes from, and its lines."""
+    """One step of the body: a comment with its origin, and its lines."""
 
     comment: str
     lines: tuple[str, ...]
@@ -111,8 +111,8 @@ class TracePoint:
 class SourceText:
     """Functions, constants and steps of a program, in order.
 
-    `support` are the helpers that they need, `sources` are files of `packed_linear` that define what they call.
-    `file_alignment` is the multiple of the address at which a weights file is stored.
+    `support` are the helpers that they need, `sources` are files of `packed_linear` that define called functions.
+    `file_alignment` is the alignment of the address at which a weights file is stored.
     """
 
     support: tuple[str, ...]
@@ -127,12 +127,12 @@ class SourceText:
 
     @property
     def is_in_file(self) -> bool:
-        """Whether the constants are in a weights file."""
+        """True if the constants are in a weights file."""
         return any(array.offset is not None for array in self.arrays)
 
     @property
     def uses_memory(self) -> bool:
-        """Whether memcpy or memset occur."""
+        """True if memcpy or memset occur."""
         calling = (
             *(function.text for function in self.functions),
             *(line for s in self.steps for line in s.lines),
@@ -140,19 +140,19 @@ class SourceText:
         return any(name in text for name in ("memcpy(", "memset(") for text in (*self.support, *calling))
 
     def mentions(self, name: str) -> bool:
-        """Whether a step mentions a variable."""
+        """True if a step uses a variable."""
         word = re.compile(rf"\b{name}\b")
         return any(word.search(line) for step in self.steps for line in step.lines)
 
     def computes_with(self, name: str) -> bool:
-        """Whether a step mentions a variable outside of its trace."""
+        """True if a step uses a variable outside of its trace."""
         word = re.compile(rf"\b{name}\b")
         lines = (line for step in self.steps for line in step.lines)
         return any(word.search(line) for line in lines if not line.startswith("FXP_TRACE("))
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of flash that the arrays take."""
+        """Bytes of flash of the arrays."""
         return sum(array.bytes for array in self.arrays)
 
 
@@ -165,7 +165,7 @@ def write_source(
     in_file: FilePlaces | None = None,
     in_parts: bool = False,
 ) -> SourceText:
-    """The C of a program whose values lie as `plan` says; its constants are arrays, or places in a file.
+    """The C of a program with the locations of `plan`; its constants are arrays, or parts of a file.
 
     With `in_parts` steps share no names, and inputs and outputs are members of a structure at `progress`.
     """
@@ -222,7 +222,7 @@ class _Writer:
         )
 
     def _stage(self, stage: Stage) -> StepText:
-        """The call of a function that runs the steps of a stage, and the values that are whole behind it."""
+        """The call of a function that runs the steps of a stage, and the values that are whole after it."""
         steps = self.program.steps[stage.first : stage.stop]
         outer, self._declared, self._ports_used, self._blocks_used = self._declared, {}, {}, set()
         opening, names = self._pointers(steps)
@@ -344,7 +344,7 @@ class _Writer:
         return f"{function}({', '.join(arguments)});"
 
     def _decode(self, number: int, step: Step) -> list[str]:
-        """Lines that decode the step's constants behind the scratch of its calls, which the decoder uses first."""
+        """Lines that decode the step's constants after the scratch memory of its calls, used first by the decoder."""
         lines, at = [], step.offer.decoded_at
         for index, constant in enumerate(step.offer.coded):
             image, c_type = constant.image, array_type(constant.data)
@@ -386,7 +386,7 @@ class _Writer:
         return symbol
 
     def _linked(self, function: FunctionText) -> FunctionText:
-        """The function with the linkage that the number of its calls asks for."""
+        """The function with the linkage for its number of calls."""
         if self._calls[function.symbol] < 2:
             return function
         text = function.text.replace(
@@ -405,7 +405,7 @@ class _Writer:
         return self._arrays[key].pointer
 
     def _place(self, size: int) -> int | None:
-        """The next place in the weights file; None without one."""
+        """The next offset in the weights file; None without one."""
         if self.in_file is None:
             return None
         alignment = self.in_file.alignment
@@ -444,7 +444,7 @@ class _Writer:
         return self._shifted(port.parameter, stored, location)
 
     def _at(self, location: Location) -> str:
-        """The C expression of a place in a region of RAM or in the block of states."""
+        """The C expression of a location in a region of RAM or in the block of states."""
         names = memory_names([used.region for used in self.plan.regions])
         block = _STATES if location.storage is Storage.STATE else names[location.index]
         self._blocks_used.add(block)
@@ -461,7 +461,7 @@ class _Writer:
         return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
 
     def _copies(self, before: int) -> list[StepText]:
-        """The copies into outputs before a step."""
+        """The copies to outputs before a step."""
         rows = zip(self.plan.returned, self.plan.copied_before, strict=True)
         return [self._returned(i, row) for i, (row, number) in enumerate(rows) if number == before]
 

@@ -1,7 +1,7 @@
-"""Helpers of the emitted C: of the headers in `include`, the parts that kernels need, and no others.
+"""Helpers of the emitted C: those parts of the headers in `include` that kernels need.
 
 A header is paragraphs, separated by blank lines. A paragraph that defines a name (a function, macro or structure) is
-emitted where functions, or paragraphs that are emitted, mention that name.
+emitted if functions, or emitted paragraphs, use that name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _paragraphs(header: str) -> tuple[_Paragraph, ...]:
 
 
 def _text(header: str) -> tuple[str, str]:
-    """The comment at the top of a header, and what its include guard encloses."""
+    """The comment at the top of a header, and the contents of its include guard."""
     text = (_INCLUDE / header).read_text(encoding="utf-8")
     guarded = _GUARD.search(text)
     assert guarded is not None, f"{header} has no include guard"
@@ -66,7 +66,7 @@ def _text(header: str) -> tuple[str, str]:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Paragraphs; a blank line inside of braces or of a conditional separates none. Inclusions are left out."""
+    """Paragraphs; a blank line inside of braces or of a conditional does not separate. Inclusions are skipped."""
     part, depth = "", 0
     for line in text.splitlines(keepends=True):
         if line.startswith("#include"):

@@ -1,4 +1,4 @@
-"""The file NAME_weights.bin: the constants of a network apart from its code.
+"""The file NAME_weights.bin: the constants of a network, separate from its code.
 
     0   "FXPW"
     4   version of the format, 1
@@ -7,8 +7,8 @@
     24  constants, each at a multiple of the alignment
     -4  CRC-32 of everything before it (as in zlib and Ethernet)
 
-All numbers are little-endian. The digest is equal for networks whose emitted code is the same, such as one with other
-weights: names, shapes, kernels, places of constants, and scales of inputs and outputs.
+All numbers are little-endian. The digest is equal for networks with the same emitted code, such as networks with other
+weights: it covers names, shapes, kernels, offsets of constants, and scales of inputs and outputs.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ MAGIC = int.from_bytes(b"FXPW", "little")
 VERSION = 1
 HEADER_BYTES = 24
 CHECK_CODE_BYTES = 300
-"""Code and table of NAME_check_weights, and what the run function compares; as linked for a Cortex-M4 with -O3."""
+"""Bytes of code and table of NAME_check_weights, and of the check in the run function; as linked for a Cortex-M4 with
+-O3.
+"""
 
 _CHECK_BYTES = 4
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def code_digest(*texts: str) -> int:
-    """Digest of emitted C, 64 bits; comments do not count."""
+    """Digest of emitted C, 64 bits, without comments."""
     code = "\0".join(_COMMENT.sub("", text) for text in texts)
     return int.from_bytes(hashlib.sha256(code.encode("ascii")).digest()[:8], "little")
 
 
 def file_bytes(arrays: Sequence[Array]) -> int:
-    """Bytes of the file of these constants; 0 if they are arrays in C."""
+    """Bytes of the file with these constants; 0 if they are arrays in C."""
     ends = [array.offset + array.data.nbytes for array in arrays if array.offset is not None]
     return -(-max(ends) // _CHECK_BYTES) * _CHECK_BYTES + _CHECK_BYTES if ends else 0
 

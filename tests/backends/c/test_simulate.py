@@ -168,11 +168,11 @@ def test_the_stack_mark_grows_with_each_frame(core: Simulator) -> None:
 @pytest.mark.parametrize(
     ("function", "words", "message"),
     [
-        ("copy", ("small", "large", 65), r"copy: write of .* outside of what it was given, in memcpy"),
+        ("copy", ("small", "large", 65), r"copy: write of .* outside of the given buffers, in memcpy"),
         ("sum", ("small", 65), r"sum: read of 1 bytes at 0x[0-9a-f]{8}, outside .* in sum\+"),
         ("sum", (0, 1), r"sum: read of 1 bytes at 0x00000000, outside"),
         ("spoil", (), r"spoil: write to a constant of 1 bytes at 0x08"),
-        ("deep", (5000,), r"deep: write of .* outside of what it was given, in deep\+"),
+        ("deep", (5000,), r"deep: write of .* outside of the given buffers, in deep\+"),
         ("trap", (), r"trap: .* in trap"),
     ],
 )

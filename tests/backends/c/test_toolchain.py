@@ -155,7 +155,7 @@ def test_the_compiler_of_a_target_is_the_first_of_its_commands_that_is_installed
     )
     with pytest.raises(
         ToolMissingError,
-        match="no-such-compiler is not installed, which compiles for board; look in the attic",
+        match="no-such-compiler is not installed, the compiler for board; look in the attic",
     ):
         target_compiler(nonsense)
 

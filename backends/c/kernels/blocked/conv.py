@@ -1,4 +1,4 @@
-"""Float convolution in registers: two windows, copied side by side, times four output channels. One group."""
+"""Float convolution in registers: two windows, copied next to each other, times four output channels. One group."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FloatConvShape:
 
     @property
     def pointwise(self) -> bool:
-        """Whether the windows are the pixels, one after the other."""
+        """True if the windows are the pixels, one after the other."""
         return (
             self.window.kernel == (1, 1)
             and self.window.stride == (1, 1)

@@ -27,7 +27,7 @@ class FloatDepthwiseShape:
 
 
 def supports(shape: FloatDepthwiseShape) -> bool:
-    """Whether windows have no holes."""
+    """True if windows are not dilated."""
     return shape.window.dilation == (1, 1)
 
 

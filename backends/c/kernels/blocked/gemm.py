@@ -33,7 +33,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Output:
-    """One of the channels computed together; `ends` where the last group has it no more."""
+    """One of the channels computed together; `ends` if the last group does not have it."""
 
     index: int
     ends: bool
@@ -41,7 +41,7 @@ class Output:
 
 @dataclass(frozen=True)
 class FloatGemm:
-    """`channels` output channels over `taps`, with what joins and bounds the sums."""
+    """`channels` output channels over `taps`, with the residual and the bounds of the sums."""
 
     channels: int
     taps: int
@@ -65,27 +65,27 @@ class FloatGemm:
 
     @property
     def loops(self) -> int:
-        """Turns of the loop over taps."""
+        """Iterations of the loop over taps."""
         return self.taps // _UNROLL if self.taps >= 2 * _UNROLL else 0
 
     @property
     def looped(self) -> tuple[Tap, ...]:
-        """The taps of one turn."""
+        """The taps of one iteration."""
         return _taps(_UNROLL if self.loops else 0)
 
     @property
     def single(self) -> tuple[Tap, ...]:
-        """The taps behind the loop."""
+        """The taps after the loop."""
         return _taps(self.taps - self.loops * len(self.looped))
 
     @property
     def loop_weights(self) -> int:
-        """Weights of one turn."""
+        """Weights of one iteration."""
         return CHANNELS * len(self.looped)
 
     @property
     def single_weights(self) -> int:
-        """Weights behind the loop."""
+        """Weights after the loop."""
         return CHANNELS * len(self.single)
 
     @property
@@ -105,7 +105,7 @@ class FloatGemm:
 
 
 def outputs(channels: int, together: int) -> tuple[Output, ...]:
-    """The channels computed together, with the place where the last group ends."""
+    """The channels computed together, with the end of the last group."""
     last = channels % together
     return tuple(Output(i, 0 < i == last) for i in range(together))
 

@@ -30,7 +30,7 @@ def convolution(site: Site) -> Offers:
     if refusal := _refusal(site):
         return refusal
     if op.rank > MAX_SPATIAL or site.output.shape[0] != 1:
-        return "the blocked kernels take one image"
+        return "the blocked kernels support one image"
     x, y = image(site.type("x").shape), image(site.output.shape)
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     if op.groups == 1:
@@ -40,13 +40,13 @@ def convolution(site: Site) -> Offers:
         return _offer(site, conv_blocked, shape, image_layouts(site), follows, scratch_bytes=scratch)
     depthwise = FloatDepthwiseShape(x, y, seen, op.clamp)
     if op.groups != x.c or x.c != y.c or site.has("residual") or not depthwise_blocked.supports(depthwise):
-        return "the blocked kernels take one group, or plain depthwise convolutions"
+        return "the blocked kernels support one group, or plain depthwise convolutions"
     return _offer(site, depthwise_blocked, depthwise, image_layouts(site), followed(site, seen, x, y))
 
 
 @kernel("linear")
 def linear(site: Site) -> Offers:
-    """A linear layer: of one row as such, of several as a pointwise convolution."""
+    """A linear layer: one row directly, several rows as a pointwise convolution."""
     op = site.node.op
     assert isinstance(op, Linear)
     if refusal := _refusal(site):
@@ -63,7 +63,7 @@ def linear(site: Site) -> Offers:
 
 
 def _refusal(site: Site) -> str:
-    """Why no blocked kernel can be asked for this node, or nothing."""
+    """Reason why no blocked kernel supports this node, or empty."""
     operands = [name for name in ("x", "weight", "residual") if site.has(name)]
     tensors = [*map(site.type, operands), site.output]
     if not all(is_float(type) for type in tensors):

@@ -1,7 +1,7 @@
 """Attention on int8 on Cortex-M with DSP: three queries at a time, two keys, two channels of the values.
 
 The keys and values of a head are expanded to words of two numbers of 16 bits, in scratch memory: 6 products take 8
-instructions. Rows of scores of three queries are kept. A mask of keys ends the rows where its last key is.
+instructions. Rows of scores of three queries are stored. With a mask of keys the rows end at its last key.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ..portable.attention import (
 )
 from .epilogue import HEADERS
 
-_STRAIGHT = 16  # pairs of features that are written out
+_STRAIGHT = 16  # pairs of features that are unrolled
 _UNROLL = 8
-_TURNS = (8, 7, 6, 5, 4, 3, 2, 1)  # pairs of keys of a turn of the loop, the preferred first
+_TURNS = (8, 7, 6, 5, 4, 3, 2, 1)  # pairs of keys in an iteration, the preferred first
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class Rows:
 
     @property
     def rest(self) -> tuple[tuple[int, int], ...]:
-        """Places of the elements after them, two by two; 0 in place of a second one that there is not."""
+        """Positions of the elements after them, in pairs; 0 in place of a missing second one."""
         return tuple((e, e + 1 if e + 1 < self.count else 0) for e in range(4 * self.quads, self.count, 2))
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Steps of a product of so many pairs after the first: written out, then in a loop."""
+    """Steps of a product of this many pairs after the first: unrolled, then in a loop."""
 
     count: int
 
     @property
     def loops(self) -> int:
-        """Turns of the loop."""
+        """Iterations of the loop."""
         return 0 if self.count <= _STRAIGHT else (self.count - 1) // _UNROLL
 
     @property
@@ -67,13 +67,15 @@ class Pairs:
 
     @property
     def looped(self) -> range:
-        """Steps of a turn."""
+        """Steps of an iteration."""
         return range(_UNROLL)
 
 
 @dataclass(frozen=True)
 class DspContext:
-    """Template context; see `attention_form`. `row` is the words of a pair of channels, `turn` the pairs of a turn."""
+    """Template context; see `attention_form`. `row` is the words of a pair of channels, `turn` the pairs of an
+    iteration.
+    """
 
     title: str
     nest: Nest
@@ -103,7 +105,7 @@ class DspContext:
 
     @property
     def names_query(self) -> bool:
-        """Whether the keys that a query sees, or what is added to them, depend on the query."""
+        """True if the keys that a query reads, or the addends of their scores, depend on the query."""
         return any(re.search(r"\bi\b", text) for text in (self.limit, self.kept, self.added))
 
     @property
@@ -118,7 +120,7 @@ class DspContext:
 
     @property
     def loops(self) -> str:
-        """Turns of the loop over pairs of keys."""
+        """Iterations of the loop over pairs of keys."""
         turn = len(self.turn)
         return f"(pairs + {turn - 1}) / {turn}" if turn > 1 else "pairs"
 
@@ -151,7 +153,7 @@ class DspContext:
 
 @kernel("attention")
 def attention(site: Site) -> Offers:
-    """Three queries after the other, of one head after the other."""
+    """Three queries at a time, one head after the other."""
     op = site.node.op
     assert isinstance(op, Attention)
     if not site.machine.dsp:
@@ -163,7 +165,7 @@ def attention(site: Site) -> Offers:
         return "the DSP attention needs queries, keys and features"
     own = operands(site, result=_result_layout(site), by_row=True)
     if site.has("mask") and op.empty != "zero":
-        return "the DSP attention gives zero where nothing is kept"
+        return "the DSP attention gives zero for rows without kept keys"
     form = op.form([q, k, v], site.output)
     context = _context(site, op, form, own)
     share = seen_share(site)
@@ -186,7 +188,7 @@ def attention(site: Site) -> Offers:
 
 
 def _result_layout(site: Site) -> Layout | None:
-    """The order in which the queries are at hand: what comes after often views their dimensions in that order."""
+    """The order in which the queries are available: later nodes often view their dimensions in that order."""
     at_hand = site.at_hand("q")
     if at_hand is None or at_hand.border or len(site.type("q").shape) != site.output.rank:
         return None
@@ -194,7 +196,7 @@ def _result_layout(site: Site) -> Layout | None:
 
 
 def _turn(pairs: int) -> range:
-    """Pairs of keys of a turn of the loop, for the fewest instructions."""
+    """Pairs of keys in an iteration, for the fewest instructions."""
     return range(min(_TURNS, key=lambda turn: -(-pairs // turn) * (8 * turn + 2)))
 
 

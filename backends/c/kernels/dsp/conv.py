@@ -1,7 +1,7 @@
 """Integer convolution on Cortex-M with DSP: windows, two to four at a time, for the matrix product of `gemm_dsp`.
 
-Any kernel, stride, padding and dilation, one group. A window that reaches over the border is first copied,
-with its padding, to a small patch, so that gathering knows no border.
+Any kernel, stride, padding and dilation, one group. A window that extends over the border is first copied, with its
+padding, to a small patch, so that gathering needs no test for the border.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .expand import Expansion, plan_expansion
 from .gemm import CHANNELS, Gemm, Int32Array, IntArray, fewer_together, pack_rows, pixels_together
 
 _MAX_TAILS = 16
-_WRITTEN_OUT = 4  # turns of a loop that GCC writes out
+_WRITTEN_OUT = 4  # iterations of a loop that GCC unrolls
 
 
 @dataclass(frozen=True)
 class ConvShape:
     """A convolution in NHWC, batch 1; `padding` is (top, left), the rest follows from the sizes.
 
-    `together` pixels are computed at a time: None for as many as take the fewest instructions.
+    `together` is the number of pixels computed at a time; None for the number with the fewest instructions.
     """
 
     in_h: int
@@ -70,25 +70,25 @@ class ConvShape:
 
     @property
     def padded(self) -> bool:
-        """Whether some window reaches over the border."""
+        """True if some window extends over the border."""
         bottom = (self.out_h - 1) * self.stride[0] - self.padding[0]
         right = (self.out_w - 1) * self.stride[1] - self.padding[1]
         return self.padding != (0, 0) or bottom > self.last[0] or right > self.last[1]
 
     @property
     def pointwise(self) -> bool:
-        """Whether the windows are the pixels, one after the other."""
+        """True if the windows are the pixels, one after the other."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not self.padded
 
 
 def of_less_memory(shape: ConvShape) -> tuple[ConvShape, ...]:
-    """The shape with fewer pixels at a time, which takes less working memory."""
+    """The shape with fewer pixels at a time, which needs less working memory."""
     fewer = fewer_together(_together(shape), shape.weight_bits)
     return tuple(replace(shape, together=together) for together in fewer)
 
 
 def supports(shape: ConvShape) -> bool:
-    """Whether `shape` is for this kernel: all but windows of too many single bytes to gather."""
+    """True if the kernel supports `shape`: all but windows with too many single bytes to gather."""
     return len(_expansion(shape).tails) <= _MAX_TAILS
 
 

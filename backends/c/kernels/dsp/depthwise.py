@@ -1,11 +1,11 @@
 """Integer depthwise convolution on Cortex-M with DSP, one channel at a time.
 
-A channel is copied, with its padding, to a plane of int16, where SMLAD multiplies two neighbouring taps of a row.
-Of the two spatial axes, the one along which taps are paired is a choice: a time series is long in one only.
-Constants of a channel: bias, multiplier, a left shift if the epilogue is shifted, then, row by row of the kernel,
-the pairs (w0, w1), (w2, w3), ... for outputs whose window begins with a low lane, and, if there are others,
-the pairs (w1, w2), (w3, w4), ... for those; a single tap takes its weight from whichever word has it.
-Weights of fewer than 8 bits are unpacked to these words channel by channel, see `depthwise_taps`.
+A channel is copied, with its padding, to a plane of int16, where SMLAD multiplies two neighbouring taps of a row. Taps
+are paired along one of the two spatial axes, which is chosen: a time series is long along one axis only. Constants of
+a channel: bias, multiplier, a left shift if the epilogue is shifted, then, row by row of the kernel, the pairs (w0,
+w1), (w2, w3), ... for outputs whose window begins with a low lane, and, if there are others, the pairs (w1, w2), (w3,
+w4), ... for those; a single tap reads its weight from either word. Weights of fewer than 8 bits are unpacked to these
+words channel by channel, see `depthwise_taps`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .gemm import Int32Array, IntArray, pack_arrays
 _MAX_TAPS = 64
 _COPIES = 8
 _REGISTERS = 11
-_SPILLED = 1.75  # instructions of a block that GCC makes, for each load and multiply-accumulate
+_SPILLED = 1.75  # instructions that GCC makes for each load and multiply-accumulate of a block
 _REACH, _PAIR_REACH = 4095, 1020
 
 
@@ -57,13 +57,13 @@ class DepthwiseShape:
 
 
 def supports(shape: DepthwiseShape) -> bool:
-    """Whether `shape` is for this kernel: no residual, and taps few enough to be written out."""
+    """True if the kernel supports `shape`: no residual, and few enough taps to be unrolled."""
     taps = shape.kernel[0] * shape.kernel[1]
     return shape.epilogue.residual is None and taps <= _MAX_TAPS
 
 
 def may_overwrite_input(shape: DepthwiseShape) -> bool:
-    """Whether the output may lie exactly where the input lies."""
+    """True if the output may be in exactly the memory of the input."""
     elements = shape.epilogue.elements
     return (shape.out_h, shape.out_w) == (shape.in_h, shape.in_w) and elements.x == elements.y
 
@@ -104,7 +104,7 @@ def estimate(shape: DepthwiseShape) -> Work:
 
 
 def _products(axes: Axes) -> float:
-    """Instructions of one channel's multiply-accumulates with their loads; GCC's have the registers' spills too."""
+    """Instructions of one channel's multiply-accumulates with their loads; in GCC's case including register spills."""
     each = 0.0
     for count, outputs in axes.blocks:
         block = _block(axes, outputs) if count else None
@@ -125,7 +125,7 @@ def function(shape: DepthwiseShape) -> Function:
 
 
 def _axes(shape: DepthwiseShape) -> Axes:
-    """The axes in the order that takes fewer instructions."""
+    """The axes in the order with fewer instructions."""
     kernel, stride, padding = shape.kernel, shape.stride, shape.padding
     in_row, out_row = shape.in_w * shape.channels, shape.out_w * shape.channels
     vertical = Axis(shape.out_h, shape.in_h, kernel[0], stride[0], padding[0], in_row, out_row)
@@ -156,7 +156,7 @@ _INSTRUCTIONS = {
 
 @dataclass(frozen=True)
 class _Named:
-    """A local variable and where its value lies."""
+    """A local variable and the location of its value."""
 
     name: str
     offset: int
@@ -183,7 +183,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Block:
-    """A function for `count` outputs side by side."""
+    """A function for `count` adjacent outputs."""
 
     name: str
     outputs: tuple[_Named, ...]
@@ -196,7 +196,7 @@ class _Block:
 
     @property
     def assembly(self) -> list[str]:
-        """The rows as instructions, or nothing if a row has more words than there are registers."""
+        """The rows as assembly instructions; empty if a row has more words than there are registers."""
         last_offset = 2 * self.rows[-1].loads[-1].offset
         if len(self.registers) + len(self.outputs) > _REGISTERS or last_offset > _REACH:
             return []
@@ -211,7 +211,7 @@ def _assembly(row: _Row) -> list[str]:
 
 
 def _loads(base: str, words: tuple[_Named, ...], size: int) -> list[str]:
-    """Loads of words at offsets counted in elements of `size` bytes, two neighbours at a time where possible."""
+    """Loads of words at offsets counted in elements of `size` bytes, two neighbours at a time if possible."""
     lines, rest = [], list(words)
     while rest:
         word = rest.pop(0)

@@ -1,7 +1,8 @@
 """The two spatial axes of the DSP depthwise convolution: taps of a row are paired along one of them.
 
-A channel lies in a plane of 16-bit cells, rows along the axis of the pairs. A word of the plane holds two cells, a word
-of weights two taps: which half meets which is decided here, for outputs that are computed `BLOCK` at a time.
+A channel is stored in a plane of 16-bit cells, with rows along the axis of the pairs. A word of the plane has two
+cells, a word of weights two taps: this module decides which halves are multiplied, for outputs that are computed
+`BLOCK` at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BLOCK = 4
 
 @dataclass(frozen=True)
 class Axis:
-    """One spatial axis: outputs, inputs that are read, and how a step along it moves in x and y."""
+    """One spatial axis: outputs, inputs that are read, and the distance of a step along it in x and y."""
 
     outputs: int
     inputs: int
@@ -28,7 +29,7 @@ class Axis:
 
     @property
     def inputs_read(self) -> int:
-        """Inputs that some window covers."""
+        """Inputs that are covered by some window."""
         return max(0, min(self.inputs, (self.outputs - 1) * self.stride + self.kernel - self.padding))
 
 
@@ -93,7 +94,7 @@ class Axes:
 
     @property
     def blocks(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """How often whole blocks and the last one are in a row, and their outputs."""
+        """The numbers of whole blocks and of the last block in a row, and their outputs."""
         return (self.along.outputs // BLOCK, BLOCK), (int(self.tail > 0), self.tail)
 
 

@@ -1,7 +1,7 @@
-"""Weights of the DSP depthwise kernel: two taps of a kernel row in a word, as SMLAD takes them.
+"""Weights of the DSP depthwise kernel: two taps of a kernel row in a word, the operand of SMLAD.
 
-int8 weights lie so in flash. Weights of fewer bits lie packed there, the taps of a channel one after the other,
-the lowest bits first, and become such words in working memory when the channel's turn comes.
+int8 weights are stored in this form in flash. Weights of fewer bits are packed there, the taps of a channel one after
+the other, the lowest bits first, and are unpacked to such words in working memory, channel by channel.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Elements:
 
     @property
     def wide(self) -> bool:
-        """Whether the input has 16 bits."""
+        """True if the input has 16 bits."""
         return self.x == "int16_t"
 
     @property
@@ -35,7 +35,7 @@ class Elements:
 
     @property
     def wide_output(self) -> bool:
-        """Whether the output has 16 bits."""
+        """True if the output has 16 bits."""
         return self.y == "int16_t"
 
 
@@ -43,9 +43,9 @@ class Elements:
 class Epilogue:
     """Conversion of an accumulator to an output; `low` and `high` are its saturation bounds.
 
-    `shifted` says that some channel has a left shift, so that the packed constants carry one per channel. `apart` says
-    that the weights have an array of their own, which calls with other biases and scales read too. In the
-    `general` form the function takes the numbers that follow from scales as arguments.
+    `shifted`: some channel has a left shift, so that the packed constants have one per channel. `apart`: the weights
+    are a separate array, which calls with other biases and scales read, too. In the `general` form the function takes
+    the numbers that follow from scales as arguments.
     """
 
     zero_point: int
@@ -87,7 +87,7 @@ class Epilogue:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """Names of the arrays of packed constants: one that has all, or weights, and biases with scales."""
+        """Names of the arrays of packed constants: one with all constants, or weights, and biases with scales."""
         return ("weights", "scales") if self.apart else ("constants",)
 
     @property

@@ -1,10 +1,10 @@
 """Expansion of a window of int8 or int16 to the 16-bit operands of the matrix product: selection and order.
 
-A window is `rows` x `segments` runs of contiguous elements. Since weights may come in any order of taps, runs are
-read four elements at a time. Where a run is no multiple of four long, either its last four overlap those before
-and meet zero weights there, or the elements left over from all runs share words of their own. What is told of bytes
-here holds for int16 as well: only that four bytes are split into the first and third, the second and fourth, and
-four int16 into the first two and the last two, which stand in memory as they are wanted.
+A window is `rows` x `segments` runs of contiguous elements. Since weights may be in any order of taps, runs are read
+four elements at a time. If the length of a run is not a multiple of four, either its last four elements overlap the
+previous ones, with zero weights for the overlap, or the remaining elements of all runs share separate words. The same
+holds for int16, except that four bytes are split into the first and third, the second and fourth, and four int16 into
+the first two and the last two, which are already adjacent in memory.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_GATHERED = 16
-# A word of weights is split as bytes are, so that the second of two int16 meets its third byte.
+# A word of weights is split like bytes, so that the second of two int16 corresponds to its third byte.
 _PAIRED = (0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
 class Word:
-    """Four bytes at `offset` of a tap pointer, and where their even and odd halves go."""
+    """Four bytes at `offset` of a tap pointer, and the positions of their even and odd halves."""
 
     offset: int
     even: int
@@ -28,7 +28,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Tail:
-    """Four single bytes, as C expressions, and where their even and odd halves go."""
+    """Four single bytes, as C expressions, and the positions of their even and odd halves."""
 
     even: int
     odd: int
@@ -40,7 +40,7 @@ class Tail:
 
 @dataclass(frozen=True)
 class Expansion:
-    """The reading of a window; `order` is, for each tap of the product, its index in the window, or -1."""
+    """Reads of a window; `order` is, for each tap of the product, its index in the window, or -1."""
 
     interleaved: int
     rows: int
@@ -65,27 +65,27 @@ class Expansion:
 
     @property
     def has_words(self) -> bool:
-        """Whether some bytes are read as words."""
+        """True if some bytes are read as words."""
         return self.loops > 0 or len(self.single_words) > 0
 
     @property
     def uses_pitch(self) -> bool:
-        """Whether the distance of rows matters."""
+        """True if the distance of rows is used."""
         return self.has_words or self.rows > 1
 
     @property
     def loop_bytes(self) -> int:
-        """Bytes that one turn of the loop reads."""
+        """Bytes that one iteration of the loop reads."""
         return 4 * len(self.loop_words)
 
     @property
     def loop_stride(self) -> int:
-        """Words of the columns that one turn of the loop passes."""
+        """Words of the columns that one iteration of the loop advances."""
         return 2 * self.interleaved * len(self.loop_words)
 
     @property
     def single_stride(self) -> int:
-        """Words of the columns that the words behind the loop pass."""
+        """Words of the columns that the words after the loop advance."""
         return 2 * self.interleaved * len(self.single_words)
 
     @property
@@ -104,10 +104,10 @@ class Expansion:
 def plan_expansion(
     rows: int, segments: int, segment_step: int, length: int, *, interleaved: int, wide: bool = False
 ) -> Expansion:
-    """The reading of `rows` x `segments` runs of `length` bytes, runs of one row `segment_step` apart.
+    """The reads of `rows` x `segments` runs of `length` bytes, with runs of one row `segment_step` apart.
 
-    The words of `interleaved` windows take turns. In the C, rows lie `pitch` bytes apart, which differs between
-    the image and a copied window.
+    The words of `interleaved` windows alternate. In the C, rows are `pitch` bytes apart, which differs between the
+    image and a copied window.
     """
     runs = rows * segments
     rest = length % 4

@@ -1,11 +1,11 @@
 """The integer matrix product under convolutions: two, three or four pixels x two output channels, 4 taps a step.
 
-Constants of a pair of output channels, as 32-bit words: two biases, then for every step one word of four
-weights of each channel, two multipliers, and, in a shifted epilogue, two left shifts. A word holds its bytes
-lowest first, whatever the byte order of the machine: the C takes them apart by shifts or by SXTB16. Words of
-weights of fewer bits share words, see `low_bits`; sums and biases are then 2^(8 - bits) times as large until the end.
-An odd number of channels is filled up with a channel of zeros that is computed and not stored. Weights that several
-calls read have an array of their own, and biases, multipliers and shifts another.
+Constants of a pair of output channels, as 32-bit words: two biases, then for every step one word of four weights of
+each channel, two multipliers, and, in a shifted epilogue, two left shifts. A word has its lowest byte first,
+independent of the byte order of the machine: the C splits it by shifts or by SXTB16. Words of weights of fewer bits
+share words, see `low_bits`; sums and biases are then 2^(8 - bits) times as large until the end. An odd number of
+channels is padded with a channel of zeros that is computed but not stored. Weights that several calls read are a
+separate array; biases, multipliers and shifts are another one.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CHANNELS = 2
 _MAX_STRAIGHT = 8
 _MOST_PIXELS = 4
 _PIXELS = 3
-"""Pixels at a time where weights have fewer than 8 bits, and where others save less than `_WORTH` of the steps."""
+"""Pixels at a time for weights of fewer than 8 bits, and if others save less than `_WORTH` of the steps."""
 _WORTH = 0.03
-_LANES = (0, 2, 1, 3)  # taps of a step as the pixels' words hold them, the even word first
+_LANES = (0, 2, 1, 3)  # taps of a step in the order of the pixels' words, the even word first
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Registers of the product of some pixels: of the sums of both channels, and others that a step uses.
 
-    `end` holds the end of the columns on entry and is free then. A sum in r7, which no operand of assembly can be, is
-    moved to the register `moved` at the end.
+    `end` has the end of the columns on entry and is free afterwards. A sum in r7, which cannot be an operand of
+    assembly, is moved to the register `moved` at the end.
     """
 
     first: tuple[str, ...]
@@ -47,7 +47,7 @@ class Tile:
 
     @property
     def results(self) -> dict[str, str]:
-        """The register in which each sum is at the end, by its name."""
+        """The register of each sum at the end, by its name."""
         named = [(f"a{i}", r) for i, r in enumerate(self.first)] + [
             (f"b{i}", r) for i, r in enumerate(self.second)
         ]
@@ -55,7 +55,7 @@ class Tile:
 
     @property
     def copies(self) -> tuple[tuple[str, str], ...]:
-        """Registers of sums that begin as copies of another, which holds the bias."""
+        """Registers of sums that start as copies of another one, which has the bias."""
         return tuple((to, row[0]) for row in (self.first, self.second) for to in row[1:])
 
 
@@ -68,7 +68,9 @@ _TILES = {
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A step of four taps: macros of the steps that share a word of weights, instructions and bytes of code of one."""
+    """A step of four taps: macros of the steps that share a word of weights, and instructions and bytes of code of
+    one.
+    """
 
     macros: tuple[str, ...]
     instructions: float
@@ -109,7 +111,7 @@ _OFFSETS = ("0", "second", "third", "fourth")
 
 
 def pixels_together(pixels: int, bits: int) -> int:
-    """How many pixels at a time take the fewest instructions: as many as a group has, where there are few."""
+    """Number of pixels at a time with the fewest instructions; if there are few pixels, the number of a group."""
     if (2, bits) not in _STEPS:
         return _PIXELS
 
@@ -121,7 +123,7 @@ def pixels_together(pixels: int, bits: int) -> int:
 
 
 def fewer_together(together: int, bits: int) -> range:
-    """Numbers of pixels at a time that are less than this one."""
+    """Numbers of pixels at a time below this one."""
     return range(2 if (2, bits) in _STEPS else _PIXELS, together)
 
 
@@ -152,7 +154,7 @@ class Gemm:
 
     @property
     def count_text(self) -> str:
-        """The number of pixels of a group in words."""
+        """The number of pixels of a group as text."""
         return {2: "two", 3: "three", 4: "four"}[self.pixels]
 
     @property
@@ -167,12 +169,12 @@ class Gemm:
 
     @property
     def is_wide(self) -> bool:
-        """Whether weights have 16 bits."""
+        """True if weights have 16 bits."""
         return self.bits > BYTE
 
     @property
     def odd(self) -> bool:
-        """Whether the last pair holds a channel of zeros."""
+        """True if the last pair has a channel of zeros."""
         return self.channels % 2 == 1
 
     @property
@@ -187,18 +189,18 @@ class Gemm:
 
     @property
     def scale_words(self) -> int:
-        """Words behind the weights of a pair."""
+        """Words after the weights of a pair."""
         return 4 if self.shifted else 2
 
     @property
     def words(self) -> range:
-        """The words of a pair as the steps take them, by two; the first ones may be missing in front."""
+        """The words of a pair in the order of the steps, in twos; the first ones may be missing."""
         missing = -2 * self.steps % max(BYTE // self.bits, 1)
         return range(missing, missing + 2 * self.steps)
 
     @property
     def weight_words(self) -> int:
-        """Words of the weights of a pair as they lie in memory."""
+        """Words of the weights of a pair in memory."""
         return self.words.stop * self.bits // BYTE
 
     @property
@@ -213,12 +215,12 @@ class Gemm:
 
     @property
     def looped_steps(self) -> tuple[str, ...]:
-        """The steps written out in the body of the loop; empty if all are written out."""
+        """The steps in the body of the loop; empty if all are unrolled."""
         return self._written(self.steps - self._unroll, self.steps)
 
     @property
     def single_steps(self) -> tuple[str, ...]:
-        """The steps written out before the loop."""
+        """The unrolled steps before the loop."""
         return self._written(0, self.steps % self._unroll if self._unroll else self.steps)
 
     def _written(self, start: int, stop: int) -> tuple[str, ...]:
@@ -253,12 +255,14 @@ class Gemm:
 
     @property
     def _set_up(self) -> int:
-        """Instructions before the steps of a pair that GCC keeps in registers from pair to pair where steps are few."""
+        """Instructions before the steps of a pair; with few steps GCC keeps their results in registers from pair to
+        pair.
+        """
         return min(self.steps, 6)
 
     @property
     def code_bytes(self) -> int:
-        """Bytes of code; what the epilogue takes is lost in what the compiler makes of the rest."""
+        """Bytes of code; the size of the epilogue is within the variation of the compiler's other code."""
         written = len(self.single_steps) + len(self.looped_steps)
         return 132 + self._step.code_bytes * written
 
@@ -275,7 +279,7 @@ def pack_rows(
 ) -> tuple[Int32Array, ...]:
     """The constants of channels that are computed `together` at a time; `taps` is [channels, 4 * steps].
 
-    Biases, for every step a word of each channel, multipliers, shifts; channels that are missing are zeros.
+    Biases, for every step a word of each channel, multipliers, shifts; missing channels are zeros.
     """
     groups, ordered = -(-len(taps) // together), tap_words(taps, together=together, bits=bits)
 
@@ -306,7 +310,9 @@ def tap_words(taps: IntArray, *, together: int, bits: int) -> Int32Array:
 def pack_arrays(
     epilogue: Epilogue, biases: Int32Array, weights: Int32Array, scales: Sequence[Int32Array]
 ) -> tuple[Int32Array, ...]:
-    """The arrays of constants as kernels read them, of [groups of channels, words] each: biases, weights, scales."""
+    """The arrays of constants in the form of the kernels, each of [groups of channels, words]: biases, weights,
+    scales.
+    """
     if epilogue.apart:
         return weights.reshape(-1), np.concatenate([biases, *scales], axis=1).reshape(-1)
     return (np.concatenate([biases, weights, *scales], axis=1).reshape(-1),)

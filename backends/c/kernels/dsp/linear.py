@@ -40,7 +40,7 @@ class LinearShape:
 
 
 def supports(shape: LinearShape) -> bool:
-    """Whether the loop's counter can count the steps."""
+    """True if the loop's counter can count the steps."""
     return _expansion(shape).steps // _UNROLL <= _MAX_LOOPS
 
 
@@ -60,8 +60,8 @@ def pack(
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` are in the order [outputs, inputs], or [outputs, c, kh, kw] of a convolution with one window, whose image
-    lies channels last; the rest per channel. `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [outputs, inputs], or [outputs, c, kh, kw] for a convolution with one window, whose
+    image is channels last; the rest per channel. `bias` has -zx * sum(w) folded in.
     """
     weights = (
         weights.reshape(shape.outputs, weights.shape[1], -1).transpose(0, 2, 1).reshape(shape.outputs, -1)
@@ -91,7 +91,7 @@ def function(shape: LinearShape) -> Function:
 
 @dataclass(frozen=True)
 class _Output:
-    """One of four channels; `ends` where the last group of four has it no more."""
+    """One of four channels; `ends` if the last group of four does not have it."""
 
     index: int
     sum: str

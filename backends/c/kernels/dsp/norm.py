@@ -1,6 +1,6 @@
-"""Norms on integers whose groups lie side by side, on Cortex-M with DSP: statistics of two to four elements at a time.
+"""Norms on integers with contiguous groups, on Cortex-M with DSP: statistics of two to four elements at a time.
 
-Weight and bias of an element are neighbours, and the power of two that an element is shifted by is in their number.
+Weight and bias of an element are adjacent, and the power of two by which an element is shifted is folded into them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PATH = "dsp/norm.c.j2"
 class DspContext:
     """Template context.
 
-    `each` is the number of parameters of an element, `weight` and `bias` are one for all, if there is one; `value` is
+    `each` is the number of parameters of an element; `weight` and `bias` are one for all, if there is one; `value` is
     the C expression of a result.
     """
 
@@ -52,12 +52,12 @@ class DspContext:
 
     @property
     def fours(self) -> int:
-        """Fours of elements."""
+        """Number of fours of elements."""
         return self.count // 4
 
     @property
     def rest(self) -> range:
-        """Places of the elements after the fours."""
+        """Indices of the elements after the fours."""
         return range(self.count % 4)
 
     def parameters(self, element: int) -> tuple[str, str]:
@@ -69,7 +69,7 @@ class DspContext:
 
 @kernel("layer_norm", "rms_norm")
 def rows(site: Site) -> Offers:
-    """Statistics over the last dimensions, which lie side by side."""
+    """Statistics over the last dimensions, which are contiguous."""
     op = site.node.op
     assert isinstance(op, RowNorm)
     if not site.machine.dsp:
@@ -81,11 +81,11 @@ def rows(site: Site) -> Offers:
     layout, shape = dense_at_hand(site), site.output.shape
     dims = op.dimensions(len(shape))
     if dims != tuple(range(len(shape) - len(dims), len(shape))) or len(dims) == len(shape):
-        return "the DSP norm takes statistics over the last dimensions"
+        return "the DSP norm supports statistics over the last dimensions"
     strides = layout.strides(shape)
     inner = nest([shape[d] for d in dims], [strides[d] for d in dims])
     if len(inner.loops) > 1 or (inner.steps[0] and inner.steps[0] != (1,)):
-        return "the elements of a group do not lie side by side"
+        return "the elements of a group are not contiguous"
     if not all(site.is_constant(name) for name in op.real_operands if site.has(name)):
         return "weight and bias must be constants"
     rest = [d for d in range(len(shape)) if d not in dims]

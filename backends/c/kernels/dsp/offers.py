@@ -34,7 +34,7 @@ from .linear import LinearShape
 
 Shape_contra = TypeVar("Shape_contra", bound=ConvShape | LinearShape | DepthwiseShape, contravariant=True)
 
-_TIME_PER_BYTE = 100  # cycles that a byte of flash must save in one run, where speed can be bought with flash
+_TIME_PER_BYTE = 100  # cycles that a byte of flash must save in one run, if speed can be traded for flash
 
 
 @kernel("conv")
@@ -46,17 +46,17 @@ def convolution(site: Site) -> Offers:
         return refusal
     x, y = site.type("x").shape, site.output.shape
     if op.rank > MAX_SPATIAL or x[0] != 1:
-        return "the DSP kernels take one image"
+        return "the DSP kernels support one image"
     if op.groups == 1:
         return _dense(site, op)
     if op.groups == x[1] == y[1]:
         return _depthwise(site, op)
-    return f"the DSP kernels take 1 or {x[1]} groups"
+    return f"the DSP kernels support 1 or {x[1]} groups"
 
 
 @kernel("linear")
 def linear(site: Site) -> Offers:
-    """A linear layer: of one row as such, of several as a pointwise convolution."""
+    """A linear layer: one row directly, several rows as a pointwise convolution."""
     op = site.node.op
     assert isinstance(op, Linear)
     if refusal := _refusal(site):
@@ -76,7 +76,7 @@ def linear(site: Site) -> Offers:
 
 
 def _refusal(site: Site) -> str:
-    """Why no DSP kernel can be asked for this node, or nothing."""
+    """Reason why no DSP kernel supports this node, or empty."""
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
     tensors = [site.type("x"), site.output, *([site.type("residual")] if site.has("residual") else [])]
@@ -85,7 +85,7 @@ def _refusal(site: Site) -> str:
     if site.weights_refusal:
         return site.weights_refusal
     if not (sums_fit(site) and scaled_sums_fit(site)):
-        return "sums of these weights could leave int32"
+        return "sums of these weights could exceed int32"
     return ""
 
 
@@ -117,12 +117,12 @@ def _dense(site: Site, op: Conv) -> Offers:
     transformed = replace(transformed, rows_together=winograd_dsp.ROWS)
     if not _is_worth_its_flash(transformed, direct, site):
         return (direct, *smaller)
-    # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
+    # Weights that are unpacked at run time take memory: if it is short, the direct form is offered, too.
     return (transformed, direct) if shape.weight_bits < BYTE else transformed
 
 
 def _is_worth_its_flash(large: Offer, small: Offer, site: Site) -> bool:
-    """Whether a larger kernel saves enough time for the flash that it takes more, over all uses of its weights."""
+    """True if a larger kernel saves enough time for its additional flash, over all uses of its weights."""
     costs, elements = CoreCosts.of(site.machine), form(site.node)
     saved = (
         site.calls * site.weight_uses * (costs.cost(small, elements).time - costs.cost(large, elements).time)
@@ -148,7 +148,7 @@ def _depthwise(site: Site, op: Conv) -> Offers:
         weight_bits=site.quantization("weight").bits,
     )
     if shape.weight_bits > BYTE or seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
-        return "the DSP kernel takes no dilated, 16-bit, residual or large depthwise convolution"
+        return "the DSP kernel does not support dilated, 16-bit, residual or large depthwise convolutions"
     overwrites = (0,) if depthwise_dsp.may_overwrite_input(shape) else ()
     return _offer(site, "depthwise_dsp", depthwise_dsp, shape, image_layouts(site), overwrites=overwrites)
 

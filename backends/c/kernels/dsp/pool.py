@@ -15,12 +15,12 @@ from ..window import MAX_SPATIAL, Image, Window, followed, image, window
 from .epilogue import HEADERS
 
 _LANES = 4
-_MAX_TAPS = 256  # of -128 each, in a lane of 16 bits
+_MAX_TAPS = 256  # number of elements of -128 whose sum fits a lane of 16 bits
 
 
 @dataclass(frozen=True)
 class PoolShape:
-    """A pool of one image; `mean` is what a sum becomes, None for the largest element."""
+    """A pool of one image; `mean` is the conversion of a sum, None for the largest element."""
 
     x: Image
     y: Image
@@ -53,7 +53,7 @@ class MeanForm:
 
 
 def supports(shape: PoolShape) -> bool:
-    """Whether channels fill words, windows have no holes, and sums fit their lanes and stay inside the image."""
+    """True if channels fill words, windows are not dilated, and sums fit their lanes and stay inside the image."""
     whole = shape.x.c % _LANES == 0 and shape.x.n == 1 and shape.window.dilation == (1, 1)
     if shape.mean is None:
         return whole
@@ -81,22 +81,22 @@ def maximum(site: Site) -> Offers:
     op = site.node.op
     assert isinstance(op, MaxPool)
     if len(op.kernel) > MAX_SPATIAL:
-        return "the DSP pools take images"
+        return "the DSP pools support images"
     return _offer(site, window(op.kernel, op.stride, op.padding, op.dilation), None)
 
 
 @kernel("avg_pool", "adaptive_avg_pool")
 def average(site: Site) -> Offers:
-    """The mean of each window, where windows are alike."""
+    """The mean of each window, if windows have equal sizes."""
     op = site.node.op
     assert isinstance(op, AvgPool | AdaptiveAvgPool)
     plain = op if isinstance(op, AvgPool) else op.as_avg_pool(site.type("x"))
     if plain is None or len(plain.kernel) > MAX_SPATIAL or not site.is_integer:
-        return "the DSP pools take images of int8, and windows that are alike"
+        return "the DSP pools support images of int8, and windows of equal sizes"
     seen = window(plain.kernel, plain.stride, plain.padding)
     counts = set(plain.counts(site.type("x").shape).flatten().tolist())
     if len(counts) > 1:
-        return "the DSP pools take windows that are alike"
+        return "the DSP pools support windows of equal sizes"
     qx, qy = site.quantization("x"), site.output_quantization
     taps = seen.kernel[0] * seen.kernel[1]
     factor = Requant.of(qx.scale[0] / qy.scale[0] / counts.pop())
@@ -109,7 +109,7 @@ def spatial_mean(site: Site) -> Offers:
     op, x = site.node.op, site.type("x")
     assert isinstance(op, Mean)
     if not site.is_integer or x.rank - 2 not in (1, MAX_SPATIAL) or set(op.axes) != set(range(2, x.rank)):
-        return "the DSP pools take means of int8 over all spatial dimensions"
+        return "the DSP pools support means of int8 over all spatial dimensions"
     factor, zero = op.fixed_point(x, site.output)
     whole = image(x.shape)
     qy = site.output_quantization
@@ -126,7 +126,7 @@ def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offers:
     y = image(site.output.shape) if site.output.rank == site.type("x").rank else Image(x.n, 1, 1, x.c)
     shape = PoolShape(x, y, seen, mean)
     if not supports(shape):
-        return "channels, windows or padding not for the DSP pools"
+        return "the DSP pools do not support these channels, windows or padding"
     layouts = image_layouts(site)
     made = Offer.of_calls(
         f"{site.node.op.name}_dsp", layouts[:1], layouts[1:], estimate(shape), Call(function(shape), (0,))
@@ -159,7 +159,7 @@ class _Context:
 def _context(shape: PoolShape) -> _Context:
     seen, x, y = shape.window, shape.x, shape.y
     kernel_h, kernel_w = seen.kernel
-    if shape.mean is not None and kernel_w == x.w:  # rows of the image follow one another
+    if shape.mean is not None and kernel_w == x.w:  # rows of the image are consecutive
         kernel_h, kernel_w = 1, shape.taps
     kind = "Largest" if shape.mean is None else "Mean"
     return _Context(

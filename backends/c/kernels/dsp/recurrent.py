@@ -1,8 +1,8 @@
 """Recurrent layers on integers on Cortex-M with DSP: four rows at a time, of the products with the input and the state.
 
-Input and state of a step are expanded to words of two numbers of 16 bits. Constants of four rows, as 32-bit words: four
-biases, for every step of four inputs a word of each row, and four multipliers, for the input, then for the state. Rows
-of a GRU's third gate begin a group of four of their own. A projection follows, with one product.
+Input and state of a step are expanded to words of two numbers of 16 bits. Constants of four rows, as 32-bit words:
+four biases, for every step of four inputs a word of each row, and four multipliers, for the input, then for the state.
+Rows of a GRU's third gate begin a separate group of four. A projection follows, with one product.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .gemm import tap_words
 
 _ROWS = 4
 _REGISTERS = (("r2", "r8"), ("r3", "r9"), ("r4", "r10"), ("r5", "r11"))  # of sums and of multipliers
-_STRAIGHT = 16  # steps that are written out
+_STRAIGHT = 16  # number of unrolled steps
 _UNROLL = 8
 _STEPS = {8: ("FXP_STEP_1X4", 18.0), 16: ("FXP_STEP_1X4_INT16", 11.0)}
 """Macro of a step of four inputs and four rows, by the bits of weights, and its instructions."""
@@ -30,7 +30,7 @@ _STEPS = {8: ("FXP_STEP_1X4", 18.0), 16: ("FXP_STEP_1X4_INT16", 11.0)}
 
 @dataclass(frozen=True)
 class ProductContext:
-    """A product with four rows: what it is called, how its operand is expanded, and how its steps are written."""
+    """A product with four rows: its name, the expansion of its operand, and the form of its steps."""
 
     name: str
     expansion: Expansion
@@ -40,11 +40,11 @@ class ProductContext:
 
     @property
     def registers(self) -> tuple[tuple[str, str], ...]:
-        """Those of each sum and of its multiplier."""
+        """Registers of each sum and of its multiplier."""
         return _REGISTERS
 
     def shifted(self, sum: str) -> str:
-        """A sum, shifted to the left where its requantization needs that."""
+        """A sum, shifted to the left if its requantization requires it."""
         return f"fxp_shift_left({sum}, {self.shift})" if self.shift else sum
 
     @property
@@ -54,7 +54,7 @@ class ProductContext:
 
     @property
     def looped_steps(self) -> range:
-        """The steps of a turn of the loop."""
+        """The steps of an iteration of the loop."""
         return range(_UNROLL)
 
     @property
@@ -69,7 +69,7 @@ class ProductContext:
 
     @property
     def is_wide(self) -> bool:
-        """Whether weights have 16 bits."""
+        """True if weights have 16 bits."""
         return self.weight_bits > BYTE
 
     @property
@@ -80,7 +80,7 @@ class ProductContext:
 
 @dataclass(frozen=True)
 class DspContext(StepsContext):
-    """Additional template context: the products, the third one that of a projection."""
+    """Additional template context: the products, the third of which is that of a projection."""
 
     products: tuple[ProductContext, ...]
 
@@ -176,7 +176,7 @@ def _groups(read: list[tuple[ProductContext, AnyArray, tuple[AnyArray, AnyArray]
 
 
 def _grouped(values: AnyArray) -> AnyArray:
-    """Numbers of rows [groups, 4], zeros for rows that are missing."""
+    """Numbers of rows [groups, 4], with zeros for missing rows."""
     filled = np.zeros(fours(len(values)), np.int32)
     filled[: len(values)] = values
     return filled.reshape(-1, _ROWS)

@@ -1,4 +1,4 @@
-"""Softmax of rows of int8 on Cortex-M with DSP: the largest element of four at a time, the rest as in portable C."""
+"""Softmax of rows of int8 on Cortex-M with DSP: the largest of four elements at a time, the rest as in portable C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .epilogue import HEADERS
 
 @kernel("softmax")
 def softmax(site: Site) -> Offers:
-    """One row after the other, along dimensions whose elements lie side by side."""
+    """One row after the other, along dimensions whose elements are contiguous."""
     op = site.node.op
     assert isinstance(op, Softmax)
     if not site.machine.dsp:
@@ -21,12 +21,12 @@ def softmax(site: Site) -> Offers:
     if not site.is_integer or site.type("x").dtype is not DType.I8:
         return "the DSP softmax computes on int8"
     if site.has("keep"):
-        return "the DSP softmax takes no mask"
+        return "the DSP softmax does not support masks"
     shape = site.output.shape
     layout = site.at_hand("x") or contiguous(shape)
     strides = layout.strides(shape)
     if layout.border or strides[op.axis] != 1:
-        return "the elements of a row do not lie side by side"
+        return "the elements of a row are not contiguous"
     rest = [d for d in range(len(shape)) if d != op.axis]
     form = integer_form(site, op, "in[i]", narrow_divisor="divisor", half="half")
     loops = nest([shape[d] for d in rest], [strides[d] for d in rest])

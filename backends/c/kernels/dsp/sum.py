@@ -14,7 +14,7 @@ from .epilogue import HEADERS
 
 @dataclass(frozen=True)
 class SumShape:
-    """A weighted sum of two arrays that lie alike, saturated to [low, high]."""
+    """A weighted sum of two arrays with the same layout, saturated to [low, high]."""
 
     elements: int
     rescale: Rescale
@@ -36,17 +36,17 @@ def function(shape: SumShape) -> Function:
 
 @kernel("add", "sub")
 def weighted_sum(site: Site) -> Offers:
-    """A sum of two values of one shape that are at hand in one layout."""
+    """A sum of two values of one shape that are available in one layout."""
     op = site.node.op
     assert isinstance(op, Binary)
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
     layout = site.at_hand("a")
     if layout is None or layout.border or layout != site.at_hand("b"):
-        return "the DSP sum takes two values that lie alike"
+        return "the DSP sum supports two values of the same layout"
     types = (site.type("a"), site.type("b"), site.output)
     if not site.is_integer or any(t.dtype is not DType.I8 or t.shape != types[0].shape for t in types):
-        return "the DSP sum takes int8 of one shape"
+        return "the DSP sum supports int8 of one shape"
     low, high = clamp_bounds(op.clamp, site.output_quantization)
     sign = 1 if op.name == "add" else -1
     shape = SumShape(site.output.numel, rescale_of_sum(*types, sign=sign), low, high)

@@ -2,14 +2,14 @@
 
     y = A^T [(G g G^T) * (B^T d B)] A
 
-With 2G in place of G every number is an integer and a sum is four times the convolution, so shifting it right by 2
-loses nothing. Transformed weights are 16 int16 for 9 int8: flash for speed. Weights of fewer bits are transformed
-into working memory at run time, as many channels at a time as take no more of it than 9 KiB.
-Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
+With 2G in place of G every number is an integer and a sum is four times the convolution, so a right shift by 2 loses
+nothing. Transformed weights are 16 int16 for 9 int8: more flash for speed. Weights of fewer bits are transformed into
+working memory at run time, as many channels at a time as fit in 9 KiB. Source: Lavin and Gray, Fast Algorithms for
+Convolutional Neural Networks, CVPR 2016.
 
 Constants of two output channels: two biases; for each of 16 places and each pair of input channels (0 and 2, then
 1 and 3, of every four) one word of each output channel; two multipliers; two left shifts if the epilogue is shifted.
-Weights that several calls read have an array of their own. Weights of fewer bits have the constants of `conv_dsp`.
+Weights that several calls read are a separate array. Weights of fewer bits have the constants of `conv_dsp`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _PRODUCT_WORDS = _PLACES * 2 * _TILES
 
 
 def supports(shape: ConvShape) -> bool:
-    """Whether `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels.
+    """True if `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels.
 
-    Weights of fewer bits are none that several calls read.
+    Weights of fewer bits must not be read by several calls.
     """
     square = shape.kernel == (3, 3) and shape.stride == (1, 1) and shape.dilation == (1, 1)
     whole = shape.out_h % 2 == 0 and shape.out_w % 2 == 0 and shape.in_c % 4 == 0 and shape.out_c % 2 == 0
@@ -53,7 +53,7 @@ def scratch_bytes(shape: ConvShape) -> int:
 
 
 def rows(shape: ConvShape) -> tuple[Window, Image, Image]:
-    """The order in which tiles are read and written, as rows of four inputs and two outputs, one after the other."""
+    """The order in which tiles are read and written, as consecutive rows of four inputs and two outputs."""
     x = Image(1, shape.in_h, 1, shape.in_w * shape.in_c)
     y = Image(1, shape.out_h // 2, 1, 2 * shape.out_w * shape.out_c)
     return Window((4, 1), (2, 1), (shape.padding[0], 0)), x, y
@@ -119,7 +119,7 @@ def function(shape: ConvShape) -> Function:
 
 @dataclass(frozen=True)
 class _SumRow:
-    """One of the four sums down each column, and the words at which its four places begin."""
+    """One of the four sums down each column, and the words at which its four positions begin."""
 
     sum: str
     place0: int
@@ -130,7 +130,7 @@ class _SumRow:
 
 @dataclass(frozen=True)
 class _ProductColumn:
-    """The products of one column of places."""
+    """The products of one column of positions."""
 
     row0: int
     row1: int
@@ -140,7 +140,7 @@ class _ProductColumn:
 
 @dataclass(frozen=True)
 class _Packed:
-    """Weights of fewer bits: where the words of a pair of channels lie, and where they go."""
+    """Weights of fewer bits: locations of the words of a pair of channels, and their destinations."""
 
     bits: int
     unscale: int
@@ -282,7 +282,7 @@ def _packed(shape: ConvShape) -> _Packed:
 
 
 def _sum_rows(place_words: int) -> tuple[_SumRow, ...]:
-    """Places lie `place_words` apart."""
+    """The sums, with positions `place_words` apart."""
     return tuple(
         _SumRow(f"s{row}", *((4 * row + column) * place_words for column in range(4))) for row in range(4)
     )

@@ -17,10 +17,8 @@ from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import row_layouts
 from ..rounding import clamped
 
-ELSEWHERE = (
-    "weights that are stored as integers, between activations in float, are computed with on a computer alone"
-)
-"""Why other targets have no such kernel."""
+ELSEWHERE = "weights stored as integers between float activations are supported only on a computer"
+"""Reason why other targets have no such kernel."""
 _CODED_SCALES = (
     "scales stored as codes have no kernel in C; write `scales: float16` in the options of weight_only"
 )
@@ -28,7 +26,7 @@ _CODED_SCALES = (
 
 @dataclass(frozen=True)
 class PackedLinearContext:
-    """Template context: sizes of the matrix and the C expression of a result, if `y` is not the product alone."""
+    """Template context: sizes of the matrix and the C expression of a result, if `y` is not only the product."""
 
     title: str
     form: PackedForm
@@ -50,7 +48,7 @@ class PackedEmbeddingContext:
 
 @kernel("packed_linear")
 def linear(site: Site) -> Offers:
-    """Activations rounded to int8, or float ones, times packed integers; then bias, residual and bounds."""
+    """Activations, rounded to int8 or in float, times packed integers; then bias, residual and bounds."""
     op, form = site.node.op, PackedForm.of(site.type("weight"))
     assert isinstance(op, PackedLinear) and form is not None
     if not site.machine.is_host:
@@ -92,7 +90,7 @@ def linear(site: Site) -> Offers:
 
 @kernel("packed_embedding")
 def embedding(site: Site) -> Offers:
-    """Rows of packed integers as reals; an index outside of the table takes the first or the last row."""
+    """Rows of packed integers as reals; an index outside of the table selects the first or the last row."""
     form = PackedForm.of(site.type("weight"))
     assert isinstance(site.node.op, PackedEmbedding) and form is not None
     if not site.machine.is_host:

@@ -23,7 +23,7 @@ from ..rounding import saturated
 class Operands:
     """Loops over heads and, for q, k, v and y, strides of rows and of the elements in them.
 
-    The nest counts places in y, q, k, v, and then in mask and bias, where there are any; `added` has their places
+    The nest has the indices in y, q, k, v, and then in mask and bias, if they are present; `added` has their indices
     before the loops over queries and keys, and strides along both.
     """
 
@@ -35,7 +35,7 @@ class Operands:
     added: Mapping[str, tuple[str, int, int]]
 
     def place(self, name: str, key: str = "j") -> str:
-        """C expression of what mask or bias have for query i and a key; nothing without that operand."""
+        """C expression of the element of mask or bias for query i and a key; empty without that operand."""
         if name not in self.added:
             return ""
         start, row, column = self.added[name]
@@ -46,7 +46,7 @@ class Operands:
 class FloatContext:
     """Template context of the kernel on reals.
 
-    `score` is a C expression of query i and key j, `hidden` tells whether the mask hides the key.
+    `score` is a C expression of query i and key j; `hidden` is the condition that the mask hides the key.
     """
 
     title: str
@@ -71,7 +71,7 @@ class FloatContext:
 
     @property
     def has_dense_rows(self) -> bool:
-        """Whether the elements of each row lie side by side."""
+        """True if the elements of each row are contiguous."""
         return self.step_q == self.step_k == self.step_v == self.step_y == 1
 
 
@@ -105,7 +105,7 @@ class IntegerContext:
 def attention(site: Site) -> Offers:
     """One query after the other: scores in scratch memory, their softmax, the weighted sum of values.
 
-    On a computer, where rows of reals are dense, their products are vector instructions.
+    On a computer, if rows of reals are dense, their products are vector instructions.
     """
     op = site.node.op
     assert isinstance(op, Attention)
@@ -136,22 +136,24 @@ def powers(form: AttentionForm) -> AnyArray:
 
 
 def numbers(form: AttentionForm, y: Encoding) -> AnyArray:
-    """Multipliers of scores and results, and zero points of results, q, k and v: what differs between alike layers."""
+    """Multipliers of scores and results, and zero points of results, q, k and v: the numbers that differ between
+    similar layers.
+    """
     zeros = y.zero_point[0], form.query_zero, form.key_zero, form.value_zero
     return np.array([form.score.multiplier, form.result.multiplier, *zeros], np.int32)
 
 
 def seen_share(site: Site) -> float:
-    """Part of the keys that a query sees on average."""
+    """Share of the keys that a query reads on average."""
     op, queries, keys = site.node.op, site.type("q").shape[-2], site.type("k").shape[-2]
     assert isinstance(op, Attention)
     return sum(min(i + 1, keys) for i in range(queries)) / max(queries * keys, 1) if op.causal else 1.0
 
 
 def operands(site: Site, *, result: Layout | None = None, by_row: bool = False) -> Operands:
-    """Layouts and strides of the operands as they are at hand, and of the result, contiguous unless it is given.
+    """Layouts and strides of the operands as available, and of the result, contiguous unless it is given.
 
-    With `by_row`, the elements of each row of q, k and v lie side by side.
+    With `by_row`, the elements of each row of q, k and v are contiguous.
     """
     op = site.node.op
     assert isinstance(op, Attention)
@@ -331,5 +333,5 @@ def _float_context(site: Site, op: Attention, own: Operands) -> FloatContext:
 
 
 def _seen(mask: str, op: Attention) -> str:
-    """C expression of whether a key is seen; where none is, all are, unless the result is zero."""
+    """C expression of whether a key is read; if no key is kept, all are read, unless the result is zero."""
     return mask if op.empty == "zero" else f"(is_empty || {mask})"

@@ -26,7 +26,7 @@ _OPERATIONS |= {
 }
 _OPERATIONS["magnitude"] = "sqrtf({0} * {0} + {1} * {1})"
 _OPERATIONS |= {"fmod": "fmodf({}, {})", "power": "powf({}, {})", "atan2": "atan2f({}, {})"}
-_OF_INTEGERS = {  # where they differ from those on floats
+_OF_INTEGERS = {  # expressions that differ from those on floats
     "maximum": "{0} > {1} ? {0} : {1}",
     "minimum": "{0} < {1} ? {0} : {1}",
     "remainder": "fxp_integer_remainder({}, {})",
@@ -102,7 +102,7 @@ def _result_layout(site: Site) -> Layout:
 
 
 def operand_layout(site: Site, operand: Operand, like: Layout) -> Layout:
-    """Layout of an operand: the one at hand; for a constant, the layout of the result."""
+    """Layout of an operand: the available one; for a constant, the layout of the result."""
     shape = site.type(operand).shape
     beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
     return dense_at_hand(site, operand, otherwise=beside)

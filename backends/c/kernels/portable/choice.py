@@ -1,4 +1,4 @@
-"""Comparisons, logic, choice, conversion of element types and lookups by index in portable C, in any layout."""
+"""Comparisons, logic, selection, conversion of element types and lookups by index in portable C, in any layout."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def place_of_extremum(site: Site) -> Offers:
 
 @kernel("take")
 def take(site: Site) -> Offers:
-    """One index after the other; an index outside of the dimension means its first or last element."""
+    """One index after the other; an index outside of the dimension selects its first or last element."""
     op = site.node.op
     assert isinstance(op, Take)
     x, indices, y = site.type("x"), site.type("indices"), site.output
@@ -151,7 +151,7 @@ def take(site: Site) -> Offers:
 
 @kernel("put")
 def put(site: Site) -> Offers:
-    """All elements copied, then those that are given; a number outside of the operand is left out."""
+    """All elements copied, then the given ones; indices outside of the operand are skipped."""
     op = site.node.op
     assert isinstance(op, Put)
     reads = {name: contiguous(site.type(name).shape) for name in op.operand_names}
@@ -162,7 +162,7 @@ def put(site: Site) -> Offers:
 
 @kernel("index_copy")
 def index_copy(site: Site) -> Offers:
-    """The operand, copied or in its own memory, then one index after the other; those outside are left out."""
+    """The operand, copied or in its own memory, then one index after the other; indices outside of it are skipped."""
     op = site.node.op
     assert isinstance(op, IndexCopy)
     x, source, indices = site.type("x"), site.type("source"), site.type("indices")

@@ -1,7 +1,7 @@
 """Convolution in portable C, integer and float: images channels last, any stride, padding, dilation and groups.
 
-Weights are packed [out, kh, kw, in / groups], for depthwise on floats [kh, kw, channels]. In the integer form
--zx * sum(w) is folded into the bias, so activations stay raw, and a tap outside the image reads a row of bytes zx.
+Weights are packed [out, kh, kw, in / groups], for depthwise on floats [kh, kw, channels]. In the integer form -zx *
+sum(w) is folded into the bias, so activations are used unchanged, and a tap outside the image reads a row of bytes zx.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ class ConvContext:
 
     @property
     def packed_weight(self) -> str:
-        """Weight number `tap_weight` of a channel, as a C expression; nothing if weights are bytes."""
+        """Weight number `tap_weight` of a channel, as a C expression; empty if weights are bytes."""
         return "" if self.weight_bits >= BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
 
     @property
     def weight(self) -> str:
-        """C type of what weights are stored in."""
+        """C type in which weights are stored."""
         return f"int{max(self.weight_bits, BYTE)}_t"
 
     @property
     def channel_stride(self) -> int:
-        """Distance of the weights of two output channels, in what they are stored in."""
+        """Distance between the weights of two output channels, in elements of their C type."""
         count = len(self.taps) * self.group_in
         return count if self.weight_bits > BYTE else Fields(self.weight_bits).row_bytes(count)
 
@@ -94,7 +94,7 @@ class ConvContext:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether every channel is a group of its own."""
+        """True if every channel is a separate group."""
         return self.groups == self.x.c == self.y.c and self.groups > 1
 
     @property
@@ -111,7 +111,9 @@ class ConvContext:
 
 @kernel("conv")
 def portable(site: Site) -> Offers:
-    """One output channel of one pixel at a time: what products of rows do not take, or where memory is short."""
+    """One output channel of one pixel at a time: for convolutions that products of rows do not support, or if memory
+    is short.
+    """
     op = site.node.op
     assert isinstance(op, Conv)
     if op.rank > MAX_SPATIAL:
@@ -183,7 +185,7 @@ def _packed(site: Site, context: ConvContext, *, by_channel: bool) -> list[AnyAr
 
 
 def _work(context: ConvContext, site: Site) -> Work:
-    """Floats outside of the image are left out; integers there are read from a row of zero points."""
+    """Work; floats outside of the image are skipped, integers there are read from a row of zero points."""
     results = context.y.n * context.y.h * context.y.w * context.y.c
     taps = results * len(context.taps)
     if not site.is_integer:
@@ -192,7 +194,7 @@ def _work(context: ConvContext, site: Site) -> Work:
 
 
 def _depthwise_work(site: Site, context: ConvContext) -> Work:
-    if not site.is_integer:  # with padding, each tap is looked at, whether it lies in the image
+    if not site.is_integer:  # with padding, each tap is tested for being inside the image
         return _work(context, site) + Work(loops=16.0 * site.node.macs * context.padded)
     pixels = context.y.n * context.y.h * context.y.w
     each = 3.7 + 0.6 * (context.weight_bits < BYTE)

@@ -1,4 +1,4 @@
-"""Copies of elements to another arrangement in memory: what data movement becomes where no view does."""
+"""Copies of elements to another arrangement in memory: data movement that cannot be a view."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def copy(
 
 
 def view(site: Site, layout: Layout, seen: Layout) -> Offer:
-    """A result that is the operand's memory under another type."""
+    """A result that is the operand's memory with another type."""
     return Offer(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Work(), views=(0,))

@@ -32,7 +32,7 @@ class GatherContext:
 
     @property
     def reads_table(self) -> bool:
-        """Whether some dimension needs its table."""
+        """True if some dimension needs its table."""
         return "table" in self.source
 
 
@@ -97,7 +97,7 @@ def pad(site: Site) -> Offers:
 
 @kernel("embedding")
 def embedding(site: Site) -> Offers:
-    """Rows of a table; an index outside of it takes the first or the last row."""
+    """Rows of a table; an index outside of it selects the first or the last row."""
     assert isinstance(site.node.op, Embedding)
     if not site.is_constant("weight"):
         return "the table must be a constant"

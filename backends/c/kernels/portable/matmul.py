@@ -90,7 +90,7 @@ def matmul(site: Site) -> Offers:
 
 @kernel("grouped_matmul")
 def grouped_matmul(site: Site) -> Offers:
-    """One group of rows after the other; an end beyond the rows is that of the last row."""
+    """One group of rows after the other; an end beyond the rows means the last row."""
     assert isinstance(site.node.op, GroupedMatMul)
     groups, depth, columns = site.type("weights").shape
     reads = {operand: dense_at_hand(site, operand) for operand in ("x", "weights")}

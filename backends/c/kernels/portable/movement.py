@@ -1,4 +1,4 @@
-"""Data movement that keeps every element, reshape and permute: a view of the operand's memory if there is one."""
+"""Data movement that keeps every element, reshape and permute: a view of the operand's memory if possible."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .copying import Place, copy, view
 
 @kernel("permute")
 def permute(site: Site) -> Offers:
-    """A permuted value is the same memory with its dimensions named in another order."""
+    """A permuted value is the same memory with its dimensions in another order."""
     op = site.node.op
     assert isinstance(op, Permute)
     at_hand = site.at_hand("x") or contiguous(site.type("x").shape)
@@ -21,7 +21,7 @@ def permute(site: Site) -> Offers:
 
 @kernel("reshape")
 def reshape(site: Site) -> Offers:
-    """A view, or where the order of elements changes, a copy into either of the usual layouts."""
+    """A view or, if the order of elements changes, a copy into either of the usual layouts."""
     assert isinstance(site.node.op, Reshape)
     shape, result = site.type("x").shape, site.output.shape
     at_hand = site.at_hand("x") or contiguous(shape)
@@ -46,7 +46,7 @@ def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Offer:
 
 
 def _common_sizes(a: Shape, b: Shape) -> Shape | None:
-    """Sizes of which the dimensions of both shapes are products of neighbours; None if there are none."""
+    """Sizes such that the dimensions of both shapes are products of neighbours; None if there are none."""
     found: list[int] = []
     left_a, left_b = [n for n in a if n > 1], [n for n in b if n > 1]
     while left_a and left_b:
@@ -62,7 +62,7 @@ def _common_sizes(a: Shape, b: Shape) -> Shape | None:
 
 
 def _split_strides(shape: Shape, strides: tuple[int, ...], sizes: Shape) -> tuple[int, ...]:
-    """Strides along `sizes`, of which the dimensions of `shape` are products."""
+    """Strides along `sizes`, whose products are the dimensions of `shape`."""
     found: list[int] = []
     dims = [(n, step) for n, step in zip(shape, strides, strict=True) if n > 1]
     left, step = 1, 0

@@ -1,6 +1,6 @@
-"""Normalizations in portable C: batch norm on reals as one factor and offset a channel, the others by statistics.
+"""Normalizations in portable C: batch norm on reals as one factor and offset per channel, the others with statistics.
 
-On integers these are those of `ir/ops/norm_form.py`.
+Their integer forms are those of `ir/ops/norm_form.py`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class NormContext:
 class IntegerContext:
     """Context of the template on integers: loops as above; `square` of an element `u`, results from `normed`.
 
-    The array `numbers` has multiplier, zero point, two words of the epsilon, and the operand's zero point where no mean
-    takes it off.
+    The array `numbers` has multiplier, zero point, two words of the epsilon, and the operand's zero point if no mean
+    is subtracted.
     """
 
     title: str
@@ -68,7 +68,7 @@ class AffineContext:
 
 @kernel("batch_norm")
 def batch_norm(site: Site) -> Offers:
-    """x * factor + offset, in the layout at hand."""
+    """x * factor + offset, in the available layout."""
     op = site.node.op
     assert isinstance(op, BatchNorm)
     if not all(site.is_constant(name) for name in ("weight", "bias", "mean", "var") if site.has(name)):
@@ -176,7 +176,7 @@ def _offer(
 
 
 def _integer_offer(site: Site, op: StatisticsNorm, layout: Layout, outer: Nest, inner: Nest) -> Offer:
-    """The offer on integers, whose form depends on weight and bias: they are read by `build`."""
+    """The offer on integers, whose form depends on weight and bias: `build` reads them."""
     path = "portable/norm_integer.c.j2"
 
     def build() -> tuple[Call, ...]:
@@ -201,7 +201,7 @@ def _integer_offer(site: Site, op: StatisticsNorm, layout: Layout, outer: Nest, 
 def _integer_form(
     site: Site, op: StatisticsNorm, outer: Nest, inner: Nest
 ) -> tuple[IntegerContext, tuple[Constant, ...]]:
-    """The context of the template on integers, and its arrays; a number in place of an array of one."""
+    """The context of the template on integers, and its arrays; a number in place of an array of one element."""
     parameters = [torch.from_numpy(site.array(name)) if site.has(name) else None for name in op.real_operands]
     form, y = op.form(site.type("x"), site.output, *parameters), site.output_quantization
     channel, at = f"[{outer.at[1]} + {inner.at[1]}]", f"{outer.at[0]} + {inner.at[0]}"
@@ -244,7 +244,7 @@ def _integer_form(
 
 
 def _shifted(form: NormForm, element: str) -> str:
-    """An element less the mean, times their number and the power of two."""
+    """An element minus the mean, times their count and the power of two."""
     less_mean = f"{form.count} * ({element})" + (" - sum" if form.is_centred else "")
     missing = form.root_bits - form.spread
     if missing <= 0:
@@ -254,6 +254,6 @@ def _shifted(form: NormForm, element: str) -> str:
 
 
 def _work_of_integers(site: Site, op: StatisticsNorm) -> Work:
-    """The work of each element, and of each group, most of it for root and quotient."""
+    """The work of each element, and of each group, most of which is root and quotient."""
     elements = site.output.numel
     return Work(17.0 * elements, 0.0, 880.0 * elements / op.groups_of(site.output.shape).count, 150)

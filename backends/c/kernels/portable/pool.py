@@ -33,7 +33,7 @@ class PoolContext:
 
     @property
     def padded(self) -> bool:
-        """Whether some window has taps outside the image."""
+        """True if some window has taps outside the image."""
         return self.window.reaches_out(self.x, self.y)
 
     @property
@@ -48,7 +48,7 @@ class PoolContext:
 
     @property
     def wins(self) -> str:
-        """When `v` replaces `best`: a NaN wins over everything."""
+        """Condition under which `v` replaces `best`: a NaN replaces everything."""
         return "v > best || v != v" if self.element == "float" else "v > best"
 
 
@@ -65,14 +65,14 @@ def maximum(site: Site) -> Offers:
 
 @kernel("avg_pool")
 def average(site: Site) -> Offers:
-    """The mean of each window: one factor for all of them, or one for each place where borders cut windows off."""
+    """The mean of each window: one factor for all, or one for each position if borders cut windows."""
     assert isinstance(site.node.op, AvgPool)
     return _average(site, site.node.op)
 
 
 @kernel("adaptive_avg_pool")
 def adaptive(site: Site) -> Offers:
-    """A plain pool where the windows are alike, else windows from tables of their ends."""
+    """A plain pool if all windows have the same size, else windows from tables of their ends."""
     op = site.node.op
     assert isinstance(op, AdaptiveAvgPool)
     plain = op.as_avg_pool(site.type("x"))

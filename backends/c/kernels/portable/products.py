@@ -1,7 +1,7 @@
 """Integer convolutions and linear layers in portable C as products of rows: two channels, and two rows, at a time.
 
-A window is gathered into one row; the windows of a pointwise convolution are rows already. Cores with few registers
-(armv6-m) take one row at a time.
+A window is gathered into one row; the windows of a pointwise convolution are already rows. Cores with few registers
+(armv6-m) compute one row at a time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _UNROLLED = 4
 # Instructions of a product, by rows, and of a result.
 _PRODUCT, _RESULT = {2: 2.3, 1: 3.2}, 14.0
 
-# Instructions of a result that is added up in parts, and of a part.
+# Instructions of a result that is summed in parts, and of a part.
 _ADDED_UP, _PER_PART = 20.0, 8.0
 
-# Beyond that, of a product with a weight of fewer than 8 bits.
+# Additional instructions of a product with a weight of fewer than 8 bits.
 _UNPACKING = {2: 0.3, 1: 0.6}
 
 
@@ -49,7 +49,7 @@ _ROWS = (Row("p", "at", "even", "odd"), Row("q", "next", "even_next", "odd_next"
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """One step of the inner loop: the place of its operand, and the weights of two channels, as C expressions."""
+    """One step of the inner loop: the location of its operand, and the weights of two channels, as C expressions."""
 
     place: str
     even: str
@@ -71,7 +71,7 @@ class ProductContext:
     pair_stride: int
     last: str
     finish: RowFinish
-    part: int  # products that are added up in int32; 0 where it holds all of them
+    part: int  # products that are summed in int32; 0 if int32 holds all of them
     bias: str  # C type
     weight: str  # C type
 
@@ -87,12 +87,12 @@ class ProductContext:
 
     @property
     def paired(self) -> int:
-        """Channels that are taken two at a time."""
+        """Channels that are computed two at a time."""
         return self.channels - self.channels % 2
 
     @property
     def odd(self) -> bool:
-        """Whether one channel is left."""
+        """True if one channel remains."""
         return self.channels % 2 == 1
 
     @property
@@ -124,7 +124,7 @@ class WindowContext(ProductContext):
 
     @property
     def fills_bytes(self) -> bool:
-        """Whether the zero point is one byte, repeated."""
+        """True if the zero point is one byte, repeated."""
         return self.element_bytes == 1 or self.zero_point == 0
 
     @property
@@ -139,7 +139,7 @@ class WindowContext(ProductContext):
 
     @property
     def contiguous(self) -> bool:
-        """Whether a row of the window lies in one piece."""
+        """True if a row of the window is contiguous."""
         return self.window.dilation[1] == 1
 
     @property
@@ -186,7 +186,7 @@ def linear(site: Site) -> Offers:
 def _product(
     site: Site, made: Callable[..., ProductContext], title: str, row_count: int, together: int
 ) -> ProductContext:
-    """The context of `row_count` rows, which come `together` at a time."""
+    """The context of `row_count` rows, computed `together` at a time."""
     weight = site.type("weight")
     channels, depth = weight.shape[0], weight.numel // weight.shape[0]
     rows, taps, pair_stride, last = _inner_loop(site, depth, together)
@@ -217,7 +217,9 @@ def _rows(site: Site) -> AnyArray:
 
 
 def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
-    """Rows at a time, taps of a turn, the distance between pairs of channels, the weight of a channel left over."""
+    """Rows at a time, taps of an iteration, the distance between pairs of channels, the weight of a remaining
+    channel.
+    """
     single = row_count == 1 or site.machine.few_registers
     bits = site.quantization("weight").bits
     unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
@@ -241,7 +243,7 @@ def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...]
 
 
 def _packed(weights: AnyArray, bits: int) -> AnyArray:
-    """Weights as the inner loop reads them: channels by two, the one left over alone."""
+    """Weights in the form of the inner loop: channels in pairs, a remaining one alone."""
     if bits >= BYTE:
         return weights.copy()
     paired = len(weights) - len(weights) % 2

@@ -53,7 +53,7 @@ def dequantize(site: Site) -> Offers:
 
 @kernel("requantize")
 def requantize(site: Site) -> Offers:
-    """The same reals with other quantization parameters, of as many bits or not."""
+    """The same reals with other quantization parameters, of any supported bit width."""
     qx, qy = site.quantization("x"), site.output_quantization
     if not {qx.bits, qy.bits} <= _BITS:
         return "only between 8 and 16 bits"
@@ -63,7 +63,7 @@ def requantize(site: Site) -> Offers:
 
 @kernel("offset_binary")
 def offset_binary(site: Site) -> Offers:
-    """Bytes with the highest bit turned over."""
+    """Bytes with the highest bit inverted."""
     value = f"({C_TYPES[site.output.dtype]})(v {'+' if site.output.dtype is DType.U8 else '-'} 128)"
     return _offer(site, "Offset binary", "int32_t", value, 4.0)
 

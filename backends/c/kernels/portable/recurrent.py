@@ -1,8 +1,9 @@
-"""Recurrent layers in portable C: all time steps of a node in one function, on reals all layers and directions, too.
+"""Recurrent layers in portable C: one function for all time steps of a node, on reals also for all layers and
+directions.
 
 On reals, the constants of a cell are its weights for the input, its weights for the state, both biases (zeros without)
 and the weight of its projection if it has one.
-Layers between the first and the last hand their sequences over in scratch memory.
+Sequences between layers are in scratch memory.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from ...plan.layout import contiguous
 from .. import recurrent_numbers as numbers
 from ..base import AnyArray, Offers, Site, Work, is_float, kernel, offer
 
-_FUNCTIONS = {"rnn": 1, "rnn_relu": 0, "gru": 3, "lstm": 5}  # of the C library, for an element of the state
+_FUNCTIONS = {"rnn": 1, "rnn_relu": 0, "gru": 3, "lstm": 5}  # calls of the C library per element of the state
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One layer in one direction: where its input and its result lie, and its constants begin."""
+    """One layer in one direction: locations of its input, its result, and the start of its constants."""
 
     number: int
     source: str
@@ -37,7 +38,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class RecurrentContext:
-    """Template context; `width` is the size of a state that is read, `hidden` that of the cell after it."""
+    """Template context; `width` is the size of a state that is read, `hidden` the size of the cell's state before a
+    projection.
+    """
 
     title: str
     kind: str
@@ -54,7 +57,7 @@ class RecurrentContext:
 
     @property
     def update(self) -> str:
-        """The template of how gates change the state."""
+        """The template of the state update."""
         return f"portable/{self.kind}.c.j2"
 
     @property
@@ -74,7 +77,7 @@ class RecurrentContext:
 
     @property
     def projects(self) -> bool:
-        """Whether the state is a product of what the cell gives."""
+        """True if the state is a projection of the cell's result."""
         return self.width != self.hidden
 
 
@@ -119,7 +122,7 @@ def portable(site: Site) -> Offers:
 def _on_integers(site: Site) -> Offers:
     """The form of `ir/ops/recurrent_form.py`, four rows at a time."""
     if site.machine.dsp:
-        return "the DSP kernel computes all that this one computes"
+        return "the DSP kernel supports all layers that this one supports"
     if refusal := numbers.refusal(site):
         return refusal
     form = numbers.form_of(site)
@@ -169,7 +172,7 @@ def _on_integers(site: Site) -> Offers:
 
 
 def _context(site: Site, op: Recurrent, states: Mapping[str, int]) -> tuple[RecurrentContext, int, int]:
-    """The context, the floats of scratch memory (gates, then the sequences between layers), those of constants."""
+    """The context, the floats of scratch memory (gates, then the sequences between layers), and those of constants."""
     x, y = site.type("x").shape, site.node.outputs[0].type.shape
     batch, steps = (x[0], x[1]) if op.batch_first else (x[1], x[0])
     width = y[2] // op.directions

@@ -1,4 +1,4 @@
-"""Parts of a value and values joined: views where a part lies in one piece, copies elsewhere."""
+"""Parts of a value and concatenated values: views if a part is contiguous, copies otherwise."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def tile(site: Site) -> Offers:
 
 @kernel("concat")
 def concat(site: Site) -> Offers:
-    """Operands copied side by side; one that lies in one piece in the result may be made there instead."""
+    """Operands copied next to each other; one that is contiguous in the result may be computed there instead."""
     op = site.node.op
     assert isinstance(op, Concat)
     shape = site.output.shape
@@ -127,7 +127,7 @@ def _counted_once(site: Site, index: int) -> bool:
 
 
 def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offers:
-    """Results that lie at strides and starts inside the operand: views if each lies in one piece, else copies."""
+    """Results at strides and starts inside the operand: views if each is contiguous, else copies."""
     at_hand = image_at_hand(site)
     results = [value.type for value in site.node.outputs]
     seen = [from_strides(type.shape, strides) for type, (strides, _) in zip(results, parts, strict=True)]

@@ -18,7 +18,7 @@ from ..rounding import requantized
 
 @dataclass(frozen=True)
 class IntegerForm:
-    """Types of operand and result, the exponential of an element, and what makes a result of it: C expressions.
+    """Types of operand and result, the exponential of an element, and the conversion to a result, as C expressions.
 
     `finer` is the left shift of the reciprocal of the sum, for results that are multiplied by it.
     """
@@ -35,7 +35,7 @@ class IntegerForm:
 class SoftmaxContext:
     """Template context: loops over rows of `count` elements with stride `step`, each with an operand's `value`.
 
-    `integers` has what there is on integers alone.
+    `integers` has the part that exists only on integers.
     """
 
     title: str
@@ -50,8 +50,8 @@ class SoftmaxContext:
 class MaskedContext(SoftmaxContext):
     """Additional template context of a masked softmax.
 
-    `kept` says whether the mask keeps an element, `counts` whether the element counts; `start` is what the sum begins
-    with. In all of them, and in `value`, `none` is 1 in a row of which nothing is kept.
+    `kept` is the condition that the mask keeps an element, `counts` that the element counts; `start` is the initial
+    value of the sum. In all of them, and in `value`, `none` is 1 in a row without kept elements.
     """
 
     kept: str = ""
@@ -61,7 +61,7 @@ class MaskedContext(SoftmaxContext):
 
 @kernel("softmax", "log_softmax")
 def portable(site: Site) -> Offers:
-    """One row after the other, in place where the operand is not needed any more."""
+    """One row after the other, in place if the operand is not needed any more."""
     op = site.node.op
     assert isinstance(op, (Softmax, LogSoftmax))
     shape = site.output.shape

@@ -1,4 +1,6 @@
-"""Sorting in portable C: the order of the indices of a row is found by merging, and the row written in it."""
+"""Sorting in portable C: the order of the indices of a row is found by merging, then the row is written in that
+order.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from ..nest import Nest, nest
 @dataclass(frozen=True)
 class SortContext:
     """Template context: loops over rows, `count` elements per row, with strides `step` in the operand and `step_y` in
-    the results, and the C expression that says whether element `b` comes before element `a`."""
+    the results, and the C expression of the condition that element `b` comes before element `a`.
+    """
 
     title: str
     nest: Nest

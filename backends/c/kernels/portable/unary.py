@@ -34,7 +34,7 @@ from ..rounding import clamped, rescaled, saturated
 from .quantize import ConversionContext, narrowed
 
 _LIBM_EXP = re.compile(r"\bexpf\(")
-_FUNCTION = re.compile(r"\b([a-z0-9]+f)\(")  # of the C library
+_FUNCTION = re.compile(r"\b([a-z0-9]+f)\(")  # names of C library functions
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ _EXPRESSIONS: dict[str, Expression] = {
 
 @kernel(*_EXPRESSIONS)
 def portable(site: Site) -> Offers:
-    """One element after the other, in whatever layout they lie."""
+    """One element after the other, in any layout."""
     op = site.node.op
     assert isinstance(op, Elementwise)
     layout = site.at_hand("x") or contiguous(site.output.shape)
