@@ -24,7 +24,7 @@ from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
 from .table import text_table
 
-_DIGITS = 18  # bits of numbers in arguments: those of torch's integers
+_DIGITS = 18  # of numbers in arguments, so that they fit torch's integers
 OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 

@@ -95,7 +95,7 @@ class Described:
         _IMPORTING.append(folder)
         try:
             source = self.loaded.spec.model.source
-            assert not isinstance(source, FolderSource)  # options of the given module
+            assert not isinstance(source, FolderSource)  # the source of the given module
             find_source(source, folder=folder)
         finally:
             _IMPORTING.pop()

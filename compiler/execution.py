@@ -43,7 +43,7 @@ from .lock import check_outputs, read_by_this_version
 from .operators import load_operators
 from .pipeline import HOST
 
-_ALIGNMENT = 64  # names of the blocks of regions, states and weights
+_ALIGNMENT = 64  # of regions, states and weights
 _PAINT = 0xA5
 _Buffer: TypeAlias = "ctypes.Array[ctypes.c_char]"
 

@@ -56,7 +56,7 @@ class IntegerWeight(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, *sizes: Any, **options: Any) -> None:  # scale and zero point of the layer
+    def __init__(self, *sizes: Any, **options: Any) -> None:  # arguments of the layer
         super().__init__(*sizes, **options)
         shape = self.weight.shape
         del self.weight

@@ -70,7 +70,7 @@ class AttentionForm:
         elif bound << score.shift > _WIDEST_ACCUMULATOR:
             raise OverflowBoundError(f"a score can reach {bound << score.shift:,}, beyond 48 bits")
         spread = (v.reach - 1).bit_length() + 1
-        room = INT32_MAX if wide_values else (1 << (32 - spread)) - 1  # bits of the sum of exponentials
+        room = INT32_MAX if wide_values else (1 << (32 - spread)) - 1  # limit of the sum of exponentials
         bits = min(_TABLE_BITS, (room // keys).bit_length() - 1) if keys else _TABLE_BITS
         if bits < _FEWEST_TABLE_BITS:
             raise OverflowBoundError(f"the sum over {keys:,} keys can leave int32")

@@ -31,7 +31,7 @@ from .binary import OfReals
 from .facts import Facts
 from .quantize import per_tensor_types
 
-_LARGEST_SQUARE = (1 << 32) - (1 << 18)  # the rounding of a weight changes the sum by less than that
+_LARGEST_SQUARE = (1 << 32) - (1 << 18)  # with rounded weights the sum stays below 65535^2
 _NARROW_BITS = 8
 
 

@@ -79,7 +79,7 @@ class NormForm:
         root_bits = -(-((count - 1).bit_length()) // 2)
         weight = torch.ones(1) if weight is None else weight
         bias = torch.zeros(1) if bias is None else bias
-        weight_bits = 32 - _T_BITS + root_bits  # resolution that a product with t loses
+        weight_bits = 32 - _T_BITS + root_bits  # bits that a product with t loses
         fraction = min(
             _room(weight, _WEIGHT_BITS[y.bits]) - weight_bits,
             _room(bias, _BIAS_BITS),

@@ -40,11 +40,11 @@ _PLAIN_SHAPES = (
     (1, 6, 1),
     (1, 1, 3, 8),
 )
-_SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last form is refused for C
+_SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last shape is refused for C
 _VOCABULARY = 11
 _MAX_NUMEL = 2048
 _MAX_OUTPUTS = 4
-_DICTIONARY = 3  # number of forms of the return value
+_DICTIONARY = 3  # index among the forms of the return value
 _HEADER = "import math\n\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 _serials = itertools.count()
 

@@ -27,7 +27,7 @@ class BlockReplay:
         self._graph, self.count = graph, len(samples)
         self._sizes = [sizes_of_call(graph, sample) if graph.dimensions else {} for sample in samples]
         self._parts = split_blocks(graph, wanted)
-        self._part = graph  # index of the last returned block
+        self._part = graph  # the last returned block
         self._values: dict[str, dict[int, Tensor]] = {v.name: {} for part in self._parts for v in part.inputs}
         for index, sample in enumerate(samples):
             self._keep(index, dict(zip((v.name for v in graph.inputs), sample, strict=True)))

@@ -111,7 +111,9 @@ class _Use:
         self.op: Layer = node.op
         self.name = _product_name(node)
         self._kernel = tuple(weight.shape[2:])
-        self._sizes = tuple(x.shape[2:])  # sizes of the kernel over the gradient of a transposed convolution
+        self._sizes = tuple(
+            x.shape[2:]
+        )  # of the operand, which slides over the gradient of a transposed convolution
         self._count = count
         if isinstance(node.op, Conv):
             x = _taps(node.op, x, self._kernel, node.output.type.shape[2:])

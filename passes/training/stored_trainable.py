@@ -37,7 +37,7 @@ class StoredTrainable:
     graph: Graph
     weights: tuple[Value, ...]
     others: tuple[str, ...]  # float constants that are trained
-    levels: Mapping[str, Tensor]  # initial scales of each weight
+    levels: Mapping[str, Tensor]  # initial levels of each weight
     learns_steps: bool
 
     @staticmethod
