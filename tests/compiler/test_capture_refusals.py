@@ -201,7 +201,7 @@ def fails(_: nn.Module, x: Tensor) -> Tensor:
 
 
 REFUSED: list[tuple[Callable[..., Any], str, str]] = [
-    (branches, "M201", "depends on the data; take both ways and choose with torch.where"),
+    (branches, "M201", "depends on the data; compute both branches and select with torch.where"),
     (slices_by_data, "M201", "depends on the data"),
     (loops, "M201", "depends on the data"),
     (selects, "M202", "a tensor whose size depends on the data; use a form of fixed size"),
@@ -221,7 +221,7 @@ REFUSED: list[tuple[Callable[..., Any], str, str]] = [
     (writes_to_its_input, "M206", "writes to input args_0; work on a copy: x = x.clone()"),
     (writes_to_a_view_of_its_input, "M206", "writes to input args_0"),
     (writes_where_elements_overlap, "M210", "the view contains an element more than once"),
-    (writes_to_a_part_of_complex_numbers, "M210", "another element type than what it views"),
+    (writes_to_a_part_of_complex_numbers, "M210", "another element type than its base"),
     (resizes, "M210", "aten.resize_ changes the memory of a tensor"),
     (writes_to_a_list, "M210", "in a way that is not supported; write it without the in-place operation"),
     (chooses_by_cond, "M211", "torch.cond is not supported"),
@@ -323,7 +323,7 @@ class Opaque:
 
 def test_a_result_of_an_unknown_class_is_refused() -> None:
     with pytest.raises(
-        CaptureError, match=r"Opaque.*cannot be taken apart; give tensors.*register_dataclass.*M207"
+        CaptureError, match=r"Opaque.*cannot be flattened; return tensors.*register_dataclass.*M207"
     ):
         capture(Written(lambda _, x: Opaque()), (X,))
 
@@ -352,7 +352,7 @@ class Hidden(nn.Module):
 
 def test_a_module_that_differs_from_its_trace_is_refused() -> None:
     with pytest.raises(
-        CaptureError, match=r"differs from that of its trace by .* of its largest element.*M209"
+        CaptureError, match=r"differs from the result of its trace by .* of its largest element.*M209"
     ):
         capture(Hidden(), (X,))
 

@@ -33,13 +33,13 @@ FAULTY: dict[str, tuple[tuple[str, ...], str]] = {
         "--dump-after fuze: is not a pass of the spec; there are clean, fuse, quantize.*R414",
     ),
     "run: save in no directory": ((*RUN, "--save", "no/y.npz"), "is not in a directory.*O308"),
-    "run: save over a device": ((*RUN, "--save", "/dev/null"), "no regular file.*O302"),
-    "run: save over a directory": ((*RUN, "--save", "out"), "no regular file.*O302"),
+    "run: save over a device": ((*RUN, "--save", "/dev/null"), "not a regular file.*O302"),
+    "run: save over a directory": ((*RUN, "--save", "out"), "not a regular file.*O302"),
     "run: save over a spec": (
         (*RUN, "--save", "net.yaml"),
         "exists and is not an npz file of output; .*O306",
     ),
-    "run: save over weights": ((*RUN, "--save", "net.safetensors"), "exists and is no npz file.*O306"),
+    "run: save over weights": ((*RUN, "--save", "net.safetensors"), "exists and is not an npz file.*O306"),
     "run: save over the data": (
         (*RUN, "--save", "./data.npz"),
         "is an input, which would be overwritten.*O312",

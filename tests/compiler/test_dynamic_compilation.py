@@ -177,7 +177,7 @@ def test_a_spec_names_dimensions_and_their_ranges(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     (
-        ("torch: {}", "c: {}", r"C has fixed sizes, and ids has dynamic dimensions.*S209"),
+        ("torch: {}", "c: {}", r"C has fixed sizes, but ids has dynamic dimensions.*S209"),
         ("1: tokens}", "2: tokens}", r"dynamic: 2 is not a dimension of the shape \[1, 12\]"),
         ("1: tokens}", "1: a b}", r"'a b' is not a Python identifier"),
         ("{min: 2, max: 20}", "{min: 20, max: 2}", r"min 20 is above max 2"),

@@ -96,7 +96,7 @@ def test_files_beside_the_weights_are_copied_or_named(tmp_path: Path) -> None:
     copied = {path.name for path in (tmp_path / "out/hf").iterdir()}
     assert {"special_tokens_map.json", "generation_config.json", "chat_template.jinja"} <= copied
     (tmp_path / "net/generation_config.json").write_text("[]")
-    with pytest.raises(UserError, match=r"generation_config.json cannot be read: .*no JSON object.*M137"):
+    with pytest.raises(UserError, match=r"generation_config.json cannot be read: .*not a JSON object.*M137"):
         compile_model(spec(tmp_path))
 
 

@@ -33,7 +33,7 @@ REFUSED = {
     ),
     "C704": (
         "graph(%x: i32[1x4]<scale=0.1, zero=0>) {\n %y: i32[1x4]<scale=0.1, zero=0> = copy(%x)\n return y: %y\n}",
-        "%y: copy on activations of 32 bits; the C kernels take 8 or 16 bits [C704]",
+        "%y: copy on activations of 32 bits; the C kernels support 8 or 16 bits [C704]",
     ),
 }
 
@@ -156,7 +156,7 @@ def test_an_order_of_images_for_a_port_without_four_dimensions_is_refused(host, 
     graph = parse("graph(%x: f32[1x2x4]) {\n %y: f32[1x2x4] = relu(%x)\n return y: %y\n}")
     options = COutput(name="net", layouts={"x": word, "y": "model"})
     assert [str(p) for p in check(graph, options, host)] == [
-        f"layouts.x: {word} is an order of four dimensions, but there are 3; leave it out: the order is the "
+        f"layouts.x: {word} is an order of four dimensions, but there are 3; remove it: the order is the "
         "model's [C710]"
     ]
 

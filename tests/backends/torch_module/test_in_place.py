@@ -42,7 +42,7 @@ def test_a_state_is_copied_unless_it_is_asked_for() -> None:
     ("text", "words"),
     [
         (STEP.replace("relu(%new)", "relu(%cache)"), "is not its only use"),
-        (STEP.replace("cache_out: %new", "cache_out: %y"), "is no index_copy"),
+        (STEP.replace("cache_out: %new", "cache_out: %y"), "is not an index_copy"),
     ],
 )
 def test_a_state_that_cannot_be_in_place_is_refused(text: str, words: str) -> None:

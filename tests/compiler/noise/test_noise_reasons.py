@@ -139,7 +139,7 @@ def test_a_divisor_near_zero_is_the_source_although_its_own_ratio_is_high(compil
     compiled = compile_on(Divided(), drawn(64, 16))
     source = worst_source(compiled)
     assert source.snr_db is not None and source.snr_db > 20
-    assert source.reasons[0].startswith("feeds div %div, which enlarges noise of small values")
+    assert source.reasons[0].startswith("feeds div %div, which amplifies noise of small values")
     assert any(change.helps and "float32" in change.change for change in noise_of(compiled).changes)
 
 
