@@ -37,6 +37,7 @@ from .integer_lowering import Lowering
 from .layer_precisions import Precisions
 from .quantization_plan import Plan, make_plan
 from .recurrent_layers import split_recurrent
+from .value_roles import wide_ends
 from .weight_rounding import learn_roundings
 from .written_attention import fuse_written_attention
 
@@ -50,7 +51,13 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
     samples = context.calibration[: options.samples]
     precisions = Precisions(options, graph.precisions, context.selects)
     prepared = prepare(split_recurrent(graph, precisions.is_float), samples)
-    plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state)
+    plan = make_plan(
+        prepared.graph,
+        precisions.is_float,
+        in_float=prepared.in_float,
+        state=context.state,
+        wide=wide_ends(prepared.graph, options),
+    )
     if plan.observed.keys() <= context.statistics.keys():
         statistics = {name: context.statistics[name] for name in plan.observed}
     else:

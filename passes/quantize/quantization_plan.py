@@ -41,6 +41,7 @@ def make_plan(
     *,
     in_float: Mapping[str, str] | None = None,
     state: Mapping[str, str] | None = None,
+    wide: Collection[str] = (),
 ) -> Plan:
     """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
 
@@ -48,8 +49,9 @@ def make_plan(
     only divided by, compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
 
     Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
-    the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do:
-    it would be no less exact in float, and a float operand or result should not lose precision for it.
+    the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do,
+    or inputs and outputs that are `wide` as integers: it would be no less exact in float, and a float operand or result
+    should not lose precision for it.
     """
     declined: dict[str, str] = dict(in_float or {})
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
@@ -68,7 +70,7 @@ def make_plan(
     norms = [n for n in graph.nodes if isinstance(n.op, StatisticsNorm) and n.output.name in computing]
     computing -= {node.output.name for node in norms}
     moving = _moving(graph, computing, float_layers)
-    between = _between_integers(graph, norms, computing | moving)
+    between = _between_integers(graph, norms, computing | moving, wide)
     computing |= between
     alone = [node.output.name for node in norms if node.output.name not in between]
     declined |= dict.fromkeys(alone, "its operand is a float, or its result is read as one")
@@ -98,9 +100,12 @@ def _is_real(node: Node) -> bool:
     return any(v.type.dtype.is_floating for v in (*node.operands, *node.outputs))
 
 
-def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[str]) -> set[str]:
+def _between_integers(
+    graph: Graph, norms: Sequence[Node], integers: Collection[str], wide: Collection[str]
+) -> set[str]:
     """Results of the norms whose operand is an integer, and whose result only other nodes read as one."""
-    outputs = {v.name for v in graph.outputs}
+    outputs = {v.name for v in graph.outputs if v.name not in wide}
+    integers = {*integers, *(v.name for v in graph.inputs if v.name in wide)}
     found = {node.output.name for node in norms} - outputs
     while True:
         known = {*integers, *found}
@@ -115,12 +120,11 @@ def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[
 
 
 def _is_between(graph: Graph, node: Node, integers: Collection[str]) -> bool:
-    producer = graph.producers.get(node.operand("x").name)
+    operand = node.operand("x")
+    producer = graph.producers.get(operand.name)
     readers = graph.users.get(node.output.name, ())
-    return (
-        producer is not None
-        and producer.outputs[0].name in integers
-        and all(reader.outputs[0].name in integers for reader in readers)
+    return (operand if producer is None else producer.outputs[0]).name in integers and all(
+        reader.outputs[0].name in integers for reader in readers
     )
 
 

@@ -41,9 +41,11 @@ def _follow(graph: Graph, value: Value, found: set[str]) -> None:
     while waiting:
         value = waiting.pop()
         node = graph.producers.get(value.name)
-        if node is None or isinstance(node.op, Embedding) or value.name in found:
+        if value.name in found or graph.is_constant(value) or (node and isinstance(node.op, Embedding)):
             continue
         found.add(value.name)
+        if node is None:  # an input
+            continue
         if is_movement(node.op) and len(node.operands) == 1:
             waiting.append(node.operands[0])
         waiting += _addends(node)

@@ -33,6 +33,12 @@ def wide_values(graph: Graph, options: QuantizeOptions) -> frozenset[str]:
     return frozenset[str]().union(*(values_in_role(graph, role) for role in chosen))
 
 
+def wide_ends(graph: Graph, options: QuantizeOptions) -> frozenset[str]:
+    """Names of the inputs and outputs that have 16 bits as integers."""
+    ends = frozenset(value.name for value in (*graph.inputs, *graph.outputs))
+    return ends if options.activations == "int16" else ends & wide_values(graph, options)
+
+
 def _gates(graph: Graph) -> frozenset[str]:
     return frozenset(value.name for value in _read_by_functions(graph))
 

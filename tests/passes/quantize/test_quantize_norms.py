@@ -77,6 +77,30 @@ def test_a_norm_beside_floats_stays_in_float(body: str, returned: str) -> None:
     assert reason(result, "z") == "its operand is a float, or its result is read as one"
 
 
+PRE_NORM = """%z: f32[1x4x8] = layer_norm{shape=(8,)}(%x, %n, %m)
+  %l: f32[1x4x8] = linear(%z, %w)
+  %s: f32[1x4x8] = add(%x, %l)
+  %y: f32[1x4x8] = rms_norm{shape=(8,)}(%s, %n)"""
+
+
+@pytest.mark.parametrize(
+    ("options", "integers"),
+    [
+        ({}, []),
+        ({"residual": "int16"}, ["z"]),
+        ({"outputs": "int16"}, ["y"]),
+        ({"residual": "int16", "outputs": "int16"}, ["z", "y"]),
+        ({"activations": "int16"}, ["z", "y"]),
+    ],
+    ids=["eight bits", "input", "output", "both", "all"],
+)
+def test_a_norm_beside_inputs_and_outputs_of_sixteen_bits_computes_on_integers(
+    options: dict[str, str], integers: list[str]
+) -> None:
+    after = quantize(graph(PRE_NORM), **options).graph
+    assert [name for name in ("z", "y") if after.producers[name].output.type.is_quantized] == integers
+
+
 def test_movement_and_other_norms_may_be_between() -> None:
     body = """%l: f32[1x4x8] = linear(%x, %w)
   %r: f32[1x8x4] = permute{order=(0, 2, 1)}(%l)

@@ -46,7 +46,7 @@ graph(%x: f32[1x6x16]) {
   return output: %y
 }"""
 NARROW = {"q": 8, "k": 8, "v": 8, "a": 8, "s": 8, "n": 8, "u": 8, "g": 8, "d": 8, "m": 8, "y": 8, "x_q": 8}
-RESCALED = {"n_rescaled": 8}
+RESCALED = {"x_rescaled": 8, "n_rescaled": 8}
 ROLES = {"residual": "int16", "gates": "int16", "outputs": "int16"}
 
 
@@ -77,10 +77,10 @@ def ratio_db(before: Graph, after: Graph) -> float:
     ("options", "wide"),
     [
         ({}, {}),
-        ({"residual": "int16"}, dict.fromkeys(("s", "n", "d"), 16) | RESCALED),
+        ({"residual": "int16"}, dict.fromkeys(("x_q", "s", "n", "d"), 16) | RESCALED),
         ({"gates": "int16"}, {"u": 16}),
         ({"outputs": "int16"}, {"y": 16}),
-        (ROLES, dict.fromkeys(("s", "n", "d", "u", "y"), 16) | RESCALED),
+        (ROLES, dict.fromkeys(("x_q", "s", "n", "d", "u", "y"), 16) | RESCALED),
     ],
     ids=["none", "residual", "gates", "outputs", "all"],
 )
