@@ -75,7 +75,7 @@ def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
             yield fastest
             for place, limit in LIMITS.get(name, ()) if kind == "int8" else ():
                 if place == buffers:
-                    row = _row(name, spec, folder, kind, buffers, (*overrides, f"target.ram={limit}"))
+                    row = _row(name, spec, folder, kind, buffers, (*overrides, f"target.ram={limit} B"))
                     yield replace(row, cycles_of_fastest=fastest.cycles)
 
 

@@ -142,8 +142,9 @@ class Epilogue:
         return added if saturates_at_once(self.low, self.high) else added + 4.0
 
 
-def parameters(epilogue: Epilogue) -> str:
-    """The C parameters of a kernel: operands, result, packed constants, working memory."""
+def parameters(epilogue: Epilogue, *, scratch: bool = True) -> str:
+    """The C parameters of a kernel: operands, result, packed constants, working memory if it takes any."""
     types = epilogue.elements
     residual = "" if epilogue.residual is None else f"const {types.r} *r, "
-    return f"const {types.x} *x, {residual}{types.y} *y, {epilogue.parameters}, void *scratch"
+    memory = ", void *scratch" if scratch else ""
+    return f"const {types.x} *x, {residual}{types.y} *y, {epilogue.parameters}{memory}"

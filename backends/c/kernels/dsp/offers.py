@@ -56,7 +56,7 @@ def convolution(site: Site) -> Offers:
 
 @kernel("linear")
 def linear(site: Site) -> Offers:
-    """A linear layer: one row directly, several rows as a pointwise convolution."""
+    """A linear layer: one row directly, several rows as a pointwise convolution or, without memory, row by row."""
     op = site.node.op
     assert isinstance(op, Linear)
     if refusal := _refusal(site):
@@ -65,14 +65,24 @@ def linear(site: Site) -> Offers:
     rows = site.output.numel // outputs
     layouts = row_layouts(site)
     if rows == 1:
-        shape = LinearShape(inputs, outputs, _epilogue(site), site.quantization("weight").bits)
-        if not linear_dsp.supports(shape):
-            return "the rows are too long for the DSP kernel"
-        return _offer(site, "linear_dsp", linear_dsp, shape, layouts)
+        return _rows(site, 1, inputs, layouts) or "the rows are too long for the DSP kernel"
     pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
     pointwise = _conv_shape(site, *pixels, POINT)
     follows = followed(site, POINT, *pixels, is_gathered=True)
-    return _offer(site, "conv_dsp", conv_dsp, pointwise, layouts, follows=follows)
+    together = _offer(site, "conv_dsp", conv_dsp, pointwise, layouts, follows=follows)
+    return (together, *_rows(site, rows, inputs, layouts))
+
+
+def _rows(site: Site, rows: int, inputs: int, layouts: tuple[Layout, Layout]) -> tuple[Offer, ...]:
+    """The offers of the linear kernel, row by row: of one row with its inputs expanded, and without working memory."""
+    outputs = site.type("weight").shape[0]
+    shape = LinearShape(inputs, outputs, _epilogue(site), site.quantization("weight").bits, rows)
+    if not linear_dsp.supports(shape):
+        return ()
+    shapes = (*[shape] * (rows == 1), *linear_dsp.of_no_memory(shape))
+    pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
+    follows = followed(site, POINT, *pixels) if rows > 1 else {}
+    return tuple(_offer(site, "linear_dsp", linear_dsp, one, layouts, follows=follows) for one in shapes)
 
 
 def _refusal(site: Site) -> str:
@@ -93,9 +103,8 @@ def _dense(site: Site, op: Conv) -> Offers:
     x, y = image(site.type("x").shape), image(site.output.shape)
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     layouts, shape = image_layouts(site), _conv_shape(site, x, y, seen)
-    row = LinearShape(x.h * x.w * x.c, y.c, shape.epilogue, shape.weight_bits)
-    if shape.pixels == 1 and seen.covers(x) and linear_dsp.supports(row):
-        return _offer(site, "linear_dsp", linear_dsp, row, layouts)
+    if shape.pixels == 1 and seen.covers(x) and (rows := _rows(site, 1, x.h * x.w * x.c, layouts)):
+        return rows
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
     follows = followed(site, seen, x, y, is_gathered=True)
@@ -103,6 +112,7 @@ def _dense(site: Site, op: Conv) -> Offers:
         _offer(site, "conv_dsp", conv_dsp, one, layouts, follows=follows)
         for one in (shape, *conv_dsp.of_less_memory(shape))
     )
+    smaller += _rows(site, shape.pixels, shape.in_c, layouts) if shape.pointwise else ()
     if shape.weight_bits > BYTE or not winograd_dsp.supports(shape):
         return (direct, *smaller)
     transformed = _offer(

@@ -258,7 +258,8 @@ struct fxp_sums4 {
 
 /* Four inputs times four channels: 16 products in 18 instructions for weights of 8 bits, in 22 for fewer.
  *
- * r0: inputs, an even and an odd word; r1: weights; r2 to r5: the sums; r11: the mask of packed weights, see above.
+ * r0: inputs, which FXP_INPUTS loads as an even and an odd word; r1: weights; r2 to r5: the sums; r11: the mask of packed
+ * weights, see above.
  */
 #define FXP_CHANNEL_1X4(weights, sum)          \
     "sxtb16 r12, " weights "\n\t"              \
@@ -266,16 +267,14 @@ struct fxp_sums4 {
     "sxtb16 " weights ", " weights ", ror #8\n\t" \
     "smlad " sum ", " weights ", r7, " sum "\n\t"
 
-#define FXP_STEP_1X4                  \
-    "ldm r0!, {r6, r7}\n\t"           \
+#define FXP_CHANNELS_1X4              \
     "ldm r1!, {r8, r9, r10, r11}\n\t" \
     FXP_CHANNEL_1X4("r8", "r2")       \
     FXP_CHANNEL_1X4("r9", "r3")       \
     FXP_CHANNEL_1X4("r10", "r4")      \
     FXP_CHANNEL_1X4("r11", "r5")
 
-#define FXP_STEP_1X4_INT4             \
-    "ldm r0!, {r6, r7}\n\t"           \
+#define FXP_CHANNELS_1X4_INT4         \
     "ldm r1!, {r8, r9}\n\t"           \
     "and r10, r11, r8\n\t"            \
     FXP_CHANNEL_1X4("r10", "r2")      \
@@ -286,8 +285,7 @@ struct fxp_sums4 {
     "and r10, r11, r9, lsl #4\n\t"    \
     FXP_CHANNEL_1X4("r10", "r5")
 
-#define FXP_STEP_1X4_INT2             \
-    "ldm r0!, {r6, r7}\n\t"           \
+#define FXP_CHANNELS_1X4_INT2         \
     "ldr r8, [r1], #4\n\t"            \
     "and r10, r11, r8\n\t"            \
     FXP_CHANNEL_1X4("r10", "r2")      \
@@ -299,8 +297,7 @@ struct fxp_sums4 {
     FXP_CHANNEL_1X4("r10", "r5")
 
 /* Weights of 16 bits, as two words of each channel: 16 products in 11 instructions. */
-#define FXP_STEP_1X4_INT16            \
-    "ldm r0!, {r6, r7}\n\t"           \
+#define FXP_CHANNELS_1X4_INT16        \
     "ldm r1!, {r8, r9, r10, r11}\n\t" \
     "smlad r2, r8, r6, r2\n\t"        \
     "smlad r3, r9, r6, r3\n\t"        \
@@ -311,6 +308,23 @@ struct fxp_sums4 {
     "smlad r3, r9, r7, r3\n\t"        \
     "smlad r4, r10, r7, r4\n\t"       \
     "smlad r5, r11, r7, r5\n\t"
+
+/* Four inputs in r6 and r7: of expanded ones, of int8 or int16 at any address, which take 2 instructions or 1 more. */
+#define FXP_INPUTS "ldm r0!, {r6, r7}\n\t"
+
+#define FXP_INPUTS_INT8           \
+    "ldr r6, [r0], #4\n\t"        \
+    "sxtb16 r7, r6, ror #8\n\t"   \
+    "sxtb16 r6, r6\n\t"
+
+#define FXP_INPUTS_INT16          \
+    "ldr r6, [r0], #4\n\t"        \
+    "ldr r7, [r0], #4\n\t"
+
+#define FXP_STEP_1X4 FXP_INPUTS FXP_CHANNELS_1X4
+#define FXP_STEP_1X4_INT4 FXP_INPUTS FXP_CHANNELS_1X4_INT4
+#define FXP_STEP_1X4_INT2 FXP_INPUTS FXP_CHANNELS_1X4_INT2
+#define FXP_STEP_1X4_INT16 FXP_INPUTS FXP_CHANNELS_1X4_INT16
 
 /* One step of four inputs for one channel. */
 FXP_INLINE int32_t fxp_step1(const uint32_t *x, uint32_t weights, int32_t acc)

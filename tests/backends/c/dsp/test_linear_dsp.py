@@ -29,7 +29,7 @@ def linear_case(
         name,
         linear_dsp,
         shape,
-        x=(shape.inputs,),
+        x=(shape.rows, shape.inputs),
         w=(shape.outputs, shape.inputs),
         zero_point=ZERO_POINT,
         accumulate=lambda x, w: x @ w.T,
@@ -53,6 +53,25 @@ def test_a_linear_layer_of_any_size_equals_its_reference(kit: Any, kind: str, bi
         for i, (inputs, outputs) in enumerate(sizes)
     ]
     kit.check(cases)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("plain", 8), ("apart residual", 8), ("shift", 4), ("residual", 2), ("clamp", 8)]
+)
+def test_rows_are_read_from_any_address_without_working_memory(kit: Any, kind: str, bits: int) -> None:
+    rng = np.random.default_rng(4)
+    sizes = ((640, 12, 1), (4, 1, 3), (7, 5, 4), (13, 4, 2), (33, 6, 1), (66, 3, 5), (127, 9, 2))
+    shapes = [
+        LinearShape(inputs, outputs, kit.epilogue(kind, rng), bits, rows, expanded=False)
+        for inputs, outputs, rows in sizes
+    ]
+    assert not any(map(linear_dsp.scratch_bytes, shapes))
+    kit.check([linear_case(kit, rng, f"linear_{i}", shape) for i, shape in enumerate(shapes)])
+
+
+def test_fewer_inputs_than_are_read_at_once_have_no_form_without_memory() -> None:
+    assert linear_dsp.of_no_memory(LinearShape(3, 8, Epilogue(0))) == ()
+    assert len(linear_dsp.of_no_memory(LinearShape(4, 8, Epilogue(0)))) == 1
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -18,7 +18,7 @@ extern "C" {
 #define NET_ARENA_BYTES 36
 #define NET_ARENA_ALIGNMENT 4
 /* Upper bound of the stack of net_run on a 32-bit microcontroller, compiled with optimization. */
-#define NET_STACK_BYTES 384
+#define NET_STACK_BYTES 312
 
 #define NET_IMAGE_SIZE 16
 #define NET_IMAGE_SCALE 0.0078125f
