@@ -40,7 +40,10 @@ class Tail:
 
 @dataclass(frozen=True)
 class Expansion:
-    """Reads of a window; `order` is, for each tap of the product, its index in the window, or -1."""
+    """Reads of a window; `order` is, for each tap of the product, its index in the window, or -1.
+
+    If `summed`, 128 times the sum of all words of a row's operand follow it, modulo 2^32.
+    """
 
     interleaved: int
     rows: int
@@ -52,6 +55,12 @@ class Expansion:
     tails: tuple[Tail, ...]
     order: tuple[int, ...]
     wide: bool
+    summed: bool = False
+
+    @property
+    def words(self) -> int:
+        """Words of the operand, and of the sum if there is one."""
+        return len(self.order) // 2 + self.summed
 
     @property
     def element(self) -> str:
@@ -93,7 +102,9 @@ class Expansion:
         """Instructions to expand one window."""
         runs = self.rows * self.segments * self.has_words
         words = self.steps - len(self.tails)
-        return 6 + (4 if self.wide else 5) * words + runs * (3 + 3 * self.loops) + 14 * len(self.tails)
+        summing = 2 * self.steps + 3 if self.summed else 0
+        reading = (4 if self.wide else 5) * words + runs * (3 + 3 * self.loops) + 14 * len(self.tails)
+        return 6 + reading + summing
 
     @property
     def code_bytes(self) -> int:
@@ -102,7 +113,14 @@ class Expansion:
 
 
 def plan_expansion(
-    rows: int, segments: int, segment_step: int, length: int, *, interleaved: int, wide: bool = False
+    rows: int,
+    segments: int,
+    segment_step: int,
+    length: int,
+    *,
+    interleaved: int,
+    wide: bool = False,
+    summed: bool = False,
 ) -> Expansion:
     """The reads of `rows` x `segments` runs of `length` bytes, with runs of one row `segment_step` apart.
 
@@ -161,6 +179,7 @@ def plan_expansion(
         tails=tuple(tails),
         order=tuple(order),
         wide=wide,
+        summed=summed,
     )
 
 

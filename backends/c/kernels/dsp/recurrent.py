@@ -3,6 +3,10 @@
 Input and state of a step are expanded to words of two numbers of 16 bits. Constants of four rows, as 32-bit words:
 four biases, for every step of four inputs a word of each row, and four multipliers, for the input, then for the state.
 Rows of a GRU's third gate begin a separate group of four. A projection follows, with one product.
+
+Weights of 8 bits are paired: a word has two of each of two rows, and is multiplied as it is, which gives 256 times the
+second sum plus the first, and once more with the second row's alone (`row_pairs`). Where weights are coded, words of a
+single row take fewer bits, so that this form is offered too.
 """
 
 from __future__ import annotations
@@ -14,18 +18,25 @@ import numpy as np
 from .....ir.ops.recurrent_form import RecurrentForm
 from ...plan.layout import contiguous
 from .. import recurrent_numbers as numbers
-from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..base import AnyArray, Offer, Offers, Site, Work, kernel, offer
 from ..low_bits import BYTE
 from ..recurrent_numbers import Sizes, StepsContext, fours
 from .expand import Expansion, plan_expansion
 from .gemm import tap_words
+from .row_pairs import pair_biases, pair_words
 
 _ROWS = 4
 _REGISTERS = (("r2", "r8"), ("r3", "r9"), ("r4", "r10"), ("r5", "r11"))  # of sums and of multipliers
 _STRAIGHT = 16  # number of unrolled steps
 _UNROLL = 8
-_STEPS = {8: ("FXP_STEP_1X4", 18.0), 16: ("FXP_STEP_1X4_INT16", 11.0)}
-"""Macro of a step of four inputs and four rows, by the bits of weights, and its instructions."""
+_STEPS = {
+    (8, True): ("FXP_STEP_1X4_PAIRED", 14.0),
+    (8, False): ("FXP_STEP_1X4", 18.0),
+    (16, False): ("FXP_STEP_1X4_INT16", 11.0),
+}
+"""Macro of a step of four inputs and four rows, and its instructions, by the bits of weights and if they are paired."""
+_PART = 5.0  # instructions that take the sums of pairs of rows apart
+_PAIRED = "paired"
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class ProductContext:
     loops: int
     shift: int
     weight_bits: int
+    paired: bool
 
     @property
     def registers(self) -> tuple[tuple[str, str], ...]:
@@ -60,12 +72,17 @@ class ProductContext:
     @property
     def columns(self) -> int:
         """Words of the expanded operand."""
-        return 2 * self.expansion.steps
+        return self.expansion.words
 
     @property
     def step(self) -> str:
         """Macro of a step."""
-        return _STEPS[self.weight_bits][0]
+        return _STEPS[self.weight_bits, self.paired][0]
+
+    @property
+    def instructions(self) -> float:
+        """Instructions of the steps for four rows."""
+        return _STEPS[self.weight_bits, self.paired][1] * self.expansion.steps
 
     @property
     def is_wide(self) -> bool:
@@ -94,9 +111,14 @@ def recurrent(site: Site) -> Offers:
         return "the DSP kernels compute on int8 and int16"
     if refusal := numbers.refusal(site):
         return refusal
+    forms = (True, False) if numbers.sizes(site).weight_bits == BYTE else (False,)
+    return tuple(_offer(site, paired=paired) for paired in forms)
+
+
+def _offer(site: Site, *, paired: bool) -> Offer:
     form = numbers.form_of(site)
     own = numbers.sizes(site)
-    products = _products(own, form)
+    products = _products(own, form, paired=paired)
     words = _words(own, products)
     steps = numbers.steps_context(
         site,
@@ -125,21 +147,19 @@ def recurrent(site: Site) -> Offers:
         scratch="uint32_t",
         scratch_bytes=4 * _columns(products) + 2 * own.stored,
         headers=numbers.HEADERS,
+        variant=_PAIRED if paired else "",
     )
 
 
-def _products(own: Sizes, form: RecurrentForm) -> tuple[ProductContext, ...]:
+def _products(own: Sizes, form: RecurrentForm, *, paired: bool) -> tuple[ProductContext, ...]:
     wide = (own.x_type == "int16_t", True, True)
     read = zip(("input", "state", "projection"), (own.inputs, own.width, own.hidden), wide, strict=True)
-    return tuple(
-        _product(own, name, plan_expansion(1, 1, count, count, interleaved=1, wide=is_wide), product.shift)
-        for (name, count, is_wide), product in zip(read, form.products, strict=False)
-    )
-
-
-def _product(own: Sizes, name: str, expansion: Expansion, shift: int) -> ProductContext:
-    loops = 0 if expansion.steps <= _STRAIGHT else expansion.steps // _UNROLL
-    return ProductContext(name, expansion, loops, shift, own.weight_bits)
+    found = []
+    for (name, count, is_wide), product in zip(read, form.products, strict=False):
+        expansion = plan_expansion(1, 1, count, count, interleaved=1, wide=is_wide, summed=paired)
+        loops = 0 if expansion.steps <= _STRAIGHT else expansion.steps // _UNROLL
+        found.append(ProductContext(name, expansion, loops, product.shift, own.weight_bits, paired))
+    return tuple(found)
 
 
 def _columns(products: tuple[ProductContext, ...]) -> int:
@@ -167,7 +187,7 @@ def _groups(read: list[tuple[ProductContext, AnyArray, tuple[AnyArray, AnyArray]
         part
         for product, weights, (bias, multipliers) in read
         for part in (
-            _grouped(bias[rows]),
+            pair_biases(_grouped(bias[rows])) if product.paired else _grouped(bias[rows]),
             _grouped_words(product, weights[rows]),
             _grouped(multipliers[rows]),
         )
@@ -186,16 +206,19 @@ def _grouped_words(product: ProductContext, weights: AnyArray) -> AnyArray:
     """Weights of rows, [groups, words of four rows]: the words of each row for every step."""
     order = np.array(product.expansion.order)
     taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0)
+    if product.paired:
+        return pair_words(taps, together=_ROWS)
     return tap_words(taps, together=_ROWS, bits=product.weight_bits)
 
 
 def _work(own: Sizes, products: tuple[ProductContext, ...], updates: int) -> Work:
-    steps = own.groups * sum(product.expansion.steps for product in products[:2])
-    steps += sum(fours(own.width) // _ROWS * product.expansion.steps for product in products[2:])
+    steps = own.groups * sum(product.instructions for product in products[:2])
+    steps += sum(fours(own.width) // _ROWS * product.instructions for product in products[2:])
     expansion = sum(product.expansion.instructions for product in products)
+    around = 50.0 + 2 * _PART * products[0].paired
     return Work(
-        _STEPS[own.weight_bits][1] * steps * updates,
-        (50.0 * own.groups + expansion) * updates,
+        steps * updates,
+        (around * own.groups + expansion) * updates,
         10.0 * own.functions * updates,
         900,
     )

@@ -76,7 +76,19 @@ FXP_INLINE int32_t fxp_dot2(uint32_t a, uint32_t b, int32_t acc)
 #endif
 }
 
-/* The same in 64 bits. */
+/* acc + a.low + a.high, modulo 2^32, in the order of accesses to memory: compilers that move sums away from what is added
+ * keep all of it in registers, or on the stack. */
+FXP_INLINE int32_t fxp_add_lanes(uint32_t a, int32_t acc)
+{
+#if FXP_DSP
+    __asm__ volatile("smlad %0, %1, %2, %0" : "+r"(acc) : "r"(a), "r"(0x00010001u) : "memory");
+    return acc;
+#else
+    return (int32_t)((uint32_t)acc + (uint32_t)(fxp_low(a) + fxp_high(a)));
+#endif
+}
+
+/* The same as fxp_dot2 in 64 bits. */
 FXP_INLINE int64_t fxp_long_dot2(uint32_t a, uint32_t b, int64_t acc)
 {
 #if FXP_DSP
@@ -325,6 +337,45 @@ struct fxp_sums4 {
 #define FXP_STEP_1X4_INT4 FXP_INPUTS FXP_CHANNELS_1X4_INT4
 #define FXP_STEP_1X4_INT2 FXP_INPUTS FXP_CHANNELS_1X4_INT2
 #define FXP_STEP_1X4_INT16 FXP_INPUTS FXP_CHANNELS_1X4_INT16
+
+/* Two rows of weights of 8 bits in a word, which take 14 instructions for 16 products: of a lane, the high byte is a weight
+ * of the second row, the low byte 128 more than one of the first. Lanes are multiplied as they are, which gives
+ * 256 times the second sum plus the first one, plus 128 times the sum of the inputs, modulo 2^32.
+ */
+#define FXP_ROWS_1X2(weights, inputs, both, second) \
+    "smlad " both ", " weights ", " inputs ", " both "\n\t" \
+    "sxtb16 r12, " weights ", ror #8\n\t"           \
+    "smlad " second ", r12, " inputs ", " second "\n\t"
+
+#define FXP_STEP_1X4_PAIRED                \
+    "ldm r0!, {r6, r7}\n\t"                \
+    "ldm r1!, {r8, r9, r10, r11}\n\t"      \
+    FXP_ROWS_1X2("r8", "r6", "r2", "r3")   \
+    FXP_ROWS_1X2("r9", "r7", "r2", "r3")   \
+    FXP_ROWS_1X2("r10", "r6", "r4", "r5")  \
+    FXP_ROWS_1X2("r11", "r7", "r4", "r5")
+
+/* The first sums, from both and the second; r0: 128 times the sum of the inputs. */
+#define FXP_PART_1X4                 \
+    "ldr r6, [r0]\n\t"               \
+    "sub r2, r2, r3, lsl #8\n\t"     \
+    "sub r4, r4, r5, lsl #8\n\t"     \
+    "sub r2, r2, r6\n\t"             \
+    "sub r4, r4, r6\n\t"
+
+/* The same, of one step and of one pair of sums. */
+FXP_INLINE void fxp_rows2(const uint32_t *x, const int32_t *weights, int32_t *both, int32_t *second)
+{
+    for (int32_t i = 0; i < 2; i++) {
+        *both = fxp_dot2((uint32_t)weights[i], x[i], *both);
+        *second = fxp_dot2(fxp_odd((uint32_t)weights[i]), x[i], *second);
+    }
+}
+
+FXP_INLINE int32_t fxp_first_of(int32_t both, int32_t second, uint32_t inputs)
+{
+    return (int32_t)((uint32_t)both - ((uint32_t)second << 8) - inputs);
+}
 
 /* One step of four inputs for one channel. */
 FXP_INLINE int32_t fxp_step1(const uint32_t *x, uint32_t weights, int32_t acc)
