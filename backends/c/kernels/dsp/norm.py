@@ -21,6 +21,8 @@ from ..rounding import saturated
 from .epilogue import HEADERS
 
 _PATH = "dsp/norm.c.j2"
+_BLOCKS = (16, 8, 4)  # elements of a turn of the loop, as few as leave less than four
+_WORDS = 4  # of parameters, loaded at once
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,38 @@ class DspContext:
         return "fxp_moments16" if self.wide else "fxp_moments8"
 
     @property
-    def fours(self) -> int:
-        """Number of fours of elements."""
-        return self.count // 4
+    def block(self) -> int:
+        """Elements of an iteration of the loop that computes results."""
+        return next(block for block in _BLOCKS if self.count % block < 4)
 
     @property
-    def rest(self) -> range:
-        """Indices of the elements after the fours."""
-        return range(self.count % 4)
+    def divides(self) -> bool:
+        """True if elements of some groups are shifted to the right."""
+        return self.missing > 0
+
+    def turns(self, block: int) -> int:
+        """Iterations over blocks of `block` elements."""
+        return self.count // block
+
+    def loads(self, element: int) -> str:
+        """Name of the four words of parameters that begin with those of an element; empty if none do."""
+        begins = self.each and element * self.each % _WORDS == 0
+        return f"p{element * self.each // _WORDS}" if begins else ""
 
     def parameters(self, element: int) -> tuple[str, str]:
-        """C expressions of weight and bias of an element of four."""
-        start = element * self.each
-        weight = self.weight or f"p[{start}]"
-        return weight, self.bias or f"p[{start + self.each - 1}]"
+        """C expressions of weight and bias of an element of a turn, in the words that `loads` names."""
+        words = [f"p{word // _WORDS}.{'abcd'[word % _WORDS]}" for word in self._places(element)]
+        return self._both(words)
+
+    def last_parameters(self, element: int) -> tuple[str, str]:
+        """The same of an element after the turns."""
+        return self._both([f"p[{word}]" for word in self._places(element)])
+
+    def _places(self, element: int) -> range:
+        return range(element * self.each, (element + 1) * self.each)
+
+    def _both(self, words: list[str]) -> tuple[str, str]:
+        return self.weight or words[0], self.bias or words[-1]
 
 
 @kernel("layer_norm", "rms_norm")

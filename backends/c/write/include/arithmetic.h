@@ -118,71 +118,26 @@ struct fxp_reciprocal {
     int32_t value, shift;
 };
 
-/* For d from 1 to 2^62 - 1, without library calls: square root and quotient by Newton's method from a line, then exactly
- * by their remainders; bit by bit on cores without a 32x32 -> 64 bit multiplication. */
+/* High word of a product. */
+FXP_INLINE uint32_t fxp_high_word(uint32_t a, uint32_t b)
+{
+    return (uint32_t)((uint64_t)a * b >> 32);
+}
+
+/* For d from 1 to 2^62 - 1, up to one part in 2^28: a parabola and three steps of Newton's method on the 32 highest bits
+ * of d. */
 FXP_NOINLINE struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
 {
-#if defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
-    int32_t shift = 0;
-    while (d < UINT64_C(1) << 60) {
-        d <<= 2;
-        shift++;
-    }
-    uint64_t root = 0;
-    for (uint64_t bit = UINT64_C(1) << 60; bit != 0; bit >>= 2) {
-        if (d >= root + bit) {
-            d -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-    }
-    uint32_t rest = (UINT32_C(1) << 30) - 1, quotient = 0;
-    for (int32_t i = 0; i < 31; i++) {
-        rest = 2 * rest + 1;
-        quotient *= 2;
-        if (rest >= root) {
-            rest -= (uint32_t)root;
-            quotient++;
-        }
-    }
-    const struct fxp_reciprocal found = {(int32_t)quotient, shift};
-#else
-    const uint32_t high = (uint32_t)(d >> 32);
-    const int32_t zeros = high != 0 ? fxp_leading_zeros(high) : 32 + fxp_leading_zeros((uint32_t)d);
-    const int32_t shift = (zeros - 2) >> 1;
-    d <<= 2 * shift;
+    const uint32_t high = (uint32_t)(d >> 32), low = (uint32_t)d;
+    const int32_t zeros = (high != 0 ? fxp_leading_zeros(high) : 32 + fxp_leading_zeros(low)) & ~1;
     /* part: d as a fraction from 1/4 to 1; inverse: 1 / sqrt of it from 1 to 2, of 30 bits */
-    const uint32_t part = (uint32_t)(d >> 30);
-    uint32_t inverse = 2315003947u - (uint32_t)((uint64_t)part * 1336808500u >> 32);
-    for (int32_t i = 0; i < 4; i++) {
-        const uint32_t square = (uint32_t)((uint64_t)inverse * inverse >> 32);
-        const uint32_t one = (uint32_t)((uint64_t)part * square >> 32);
-        inverse = (uint32_t)((uint64_t)inverse * (((3u << 28) - one) << 2) >> 32) << 1;
+    const uint32_t part = high == 0 ? low << (zeros - 32) : high << zeros | low >> (32 - zeros);
+    uint32_t inverse = 2867787663u - fxp_high_word(part, 3527624810u - fxp_high_word(part, 1759398853u));
+    for (int32_t i = 0; i < 3; i++) {
+        const uint32_t one = fxp_high_word(part, fxp_high_word(inverse, inverse));
+        inverse = fxp_high_word(inverse, ((3u << 28) - one) << 2) << 1;
     }
-    inverse = inverse < 0x7fffffffu ? inverse : 0x7fffffffu;
-    uint32_t root = (uint32_t)((uint64_t)part * inverse >> 31);
-    int64_t rest = (int64_t)(d - (uint64_t)root * root);
-    root += (uint32_t)(int32_t)((rest >> 6) * (int32_t)inverse >> 56);
-    rest = (int64_t)(d - (uint64_t)root * root);
-    for (; rest < 0; rest += 2 * (int64_t)root + 1) {
-        root--;
-    }
-    for (; rest > 2 * (int64_t)root; rest -= 2 * (int64_t)root - 1) {
-        root++;
-    }
-    uint32_t quotient = inverse;
-    rest = (int64_t)(((UINT64_C(1) << 61) - 1) - (uint64_t)quotient * root);
-    quotient += (uint32_t)(int32_t)((rest >> 6) * (int32_t)inverse >> 55);
-    rest = (int64_t)(((UINT64_C(1) << 61) - 1) - (uint64_t)quotient * root);
-    for (; rest < 0; rest += root) {
-        quotient--;
-    }
-    for (; rest >= root; rest -= root) {
-        quotient++;
-    }
-    const struct fxp_reciprocal found = {(int32_t)quotient, shift};
-#endif
+    const struct fxp_reciprocal found = {(int32_t)(inverse < 0x7fffffffu ? inverse : 0x7fffffffu), (zeros - 2) / 2};
     return found;
 }
 
