@@ -267,9 +267,14 @@ def _accesses(
                 yield numbers[id(buffer)], position, -(-stored.bytes // WORD)
 
 
-def arena_blocks(program: Program, *, ports_in_arena: bool) -> tuple[Sequence[Interval], Follows]:
-    """The blocks of the arena of a program without states in place, and which of them follow others."""
-    shared = _Shared.of(program, _NO_STATES, ports_in_arena=ports_in_arena)
+def arena_blocks(
+    program: Program, *, ports_in_arena: bool, alignment: int | None = None
+) -> tuple[Sequence[Interval], Follows]:
+    """The blocks of the arena of a program without states in place, and which of them follow others.
+
+    `alignment` is that of `arena_alignment`, unless the program is a part of one with a larger one.
+    """
+    shared = _Shared.of(program, _NO_STATES, ports_in_arena=ports_in_arena, alignment=alignment)
     return shared.intervals, shared.follows
 
 
@@ -287,9 +292,11 @@ class _Shared:
     follows: Follows
 
     @staticmethod
-    def of(program: Program, states: Mapping[int, int], *, ports_in_arena: bool) -> _Shared:
+    def of(
+        program: Program, states: Mapping[int, int], *, ports_in_arena: bool, alignment: int | None = None
+    ) -> _Shared:
         sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
-        alignment = arena_alignment(program, ports_in_arena=ports_in_arena)
+        alignment = alignment or arena_alignment(program, ports_in_arena=ports_in_arena)
         returned = sharing.bind_outputs()
         copied_before = sharing.copy_early(returned)
         buffers = sharing.arena_buffers()
@@ -372,14 +379,19 @@ class _Sharing:
         buffer.end = max(buffer.end, number)
 
     def _overwritten(self, number: int, step: Step, result: Stored) -> _Buffer | None:
-        """The buffer of an operand that the result may take: dead after this step, whole, read as no other operand."""
+        """The buffer of an operand that the result may take: dead after this step, whole, read as no other operand.
+
+        In the arena it has the bytes of the result: a larger one is followed, so that the rest of it is free.
+        """
         for index in step.offer.overwrites:
             operand = step.operands[index]
             if operand is None:
                 continue
             buffer, shift = self.where[operand]
             whole = shift == 0 and operand.bytes == buffer.bytes >= result.bytes
-            is_ours = buffer.storage in (Storage.ARENA, Storage.STATE)
+            is_ours = buffer.storage is Storage.STATE or (
+                buffer.storage is Storage.ARENA and buffer.bytes == result.bytes
+            )
             if not is_ours or not whole or self._last_of(buffer) > self._program.span(number)[1]:
                 continue
             others = [
@@ -399,13 +411,20 @@ class _Sharing:
         """The operands that die in a step, without other readers in it, and which its result may overwrite while it
         is computed.
         """
-        for index, distance in step.offer.follows.items():
+        shrinks = [
+            index
+            for index in step.offer.overwrites
+            if (operand := step.operands[index]) is not None
+            and operand.bytes == self.where[operand][0].bytes > result.bytes
+        ]
+        for index, distance in (dict.fromkeys(shrinks, 0) | dict(step.offer.follows)).items():
             operand = step.operands[index]
             if operand is None:
                 continue
             buffer, shift = self.where[operand]
             readers = [other for other in step.operands if other and self.where[other][0] is buffer]
-            if not shift and len(readers) == 1 and self._last_of(buffer) <= number:
+            is_alone = len(readers) == len(step.results) == 1
+            if not shift and is_alone and self._last_of(buffer) <= number:
                 yield (number, number), result, operand, distance
 
     def _followed_in(self, stage: Stage) -> Iterator[tuple[tuple[int, int], Stored, Stored, int]]:
@@ -420,15 +439,22 @@ class _Sharing:
     def follows(self, buffers: Sequence[_Buffer], alignment: int) -> dict[tuple[int, int], int]:
         """By the numbers of two buffers, the first of which follows the second: how many bytes after the first the
         second begins.
+
+        A result with a place in a concatenation may follow, too, if it is the first that is written there.
         """
         numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
         found: dict[tuple[int, int], int] = {}
         for (first, last), result, operand, distance in self._followers:
             (low, shift_low), (high, shift_high) = self.where[result], self.where[operand]
-            ends = low.start == first and high.end == last and not shift_low and not shift_high
+            ends = (
+                low.start == first
+                and high.end == last
+                and not shift_high
+                and (first == last or not shift_low)
+            )
             if ends and id(low) in numbers and id(high) in numbers:
                 pair = numbers[id(low)], numbers[id(high)]
-                found[pair] = max(found.get(pair, 0), _aligned(distance, alignment))
+                found[pair] = max(found.get(pair, 0), _aligned(shift_low + distance, alignment))
         return found
 
     def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:

@@ -228,3 +228,57 @@ def test_computers_keep_results_apart(fill, host):
         fill=fill,
     )
     assert overwritten(emit(graph, IN_ARENA, host)) == 0
+
+
+FLOATS_THEN_BYTES = """graph(%x: f32[1x64]) {
+  const %w: i8[256x64]<scale=0.5, zero=0>
+  const %v: i8[16x256]<scale=0.5, zero=0>
+  %a: f32[1x64] = relu(%x)
+  %q: i8[1x64]<scale=0.0625, zero=3> = quantize(%a)
+  %h: i8[1x256]<scale=0.0625, zero=0> = linear(%q, %w)
+  %y: i8[1x16]<scale=0.0625, zero=0> = linear(%h, %v)
+  return y: %y
+}"""
+
+
+@pytest.mark.parametrize("is_near", [False, True])
+def test_a_narrower_result_over_its_operand_keeps_no_more_than_its_own_bytes(
+    is_near, fill, host, cortex_m4, assert_equal_to_interpreter, monkeypatch
+):
+    if is_near:
+        monkeypatch.setattr("fxpress.backends.c.plan.regions.assign_offsets", as_near_as_may_be)
+    graph = parse(FLOATS_THEN_BYTES, fill=fill)
+    for target in (host, cortex_m4):
+        artifact = assert_equal_to_interpreter(
+            graph, options=COutput(name="net"), target=target, flags=UNDEFINED, seeds=2
+        )
+        assert overwritten(artifact) or not is_near
+        assert is_near or target is not host or artifact.plan.arena_bytes == 256 + 64
+
+
+JOINED = """graph(%x: i8[1x8x8x8]<scale=0.0625, zero=3>) {
+  const %w: i8[8x8x1x1]<scale=0.5, zero=0>
+  %a: i8[1x8x8x8]<scale=0.0625, zero=3> = conv(%x, %w)
+  %b: i8[1x8x8x8]<scale=0.0625, zero=3> = relu(%a)
+  %y: i8[1x8x16x8]<scale=0.0625, zero=3> = concat{axis=2}(%b, %a)
+  return y: %y
+}"""
+
+
+def test_a_part_of_a_concatenation_may_overwrite_its_operand(fill, cortex_m4, assert_equal_to_interpreter):
+    artifact = assert_equal_to_interpreter(
+        parse(JOINED, fill=fill), options=IN_ARENA, target=cortex_m4, flags=UNDEFINED, seeds=2
+    )
+    assert artifact.plan.arena_bytes == 2 * 512 + artifact.program.steps[0].offer.working_bytes
+
+
+def test_a_part_of_a_concatenation_does_not_overwrite_what_other_parts_are_made_of(
+    fill, cortex_m4, assert_equal_to_interpreter
+):
+    text = JOINED.replace("relu(%a)", "relu(%x)").replace("conv(%x, %w)", "conv(%b, %w)")
+    lines = text.splitlines()
+    lines[2:4] = lines[3:1:-1]
+    artifact = assert_equal_to_interpreter(
+        parse("\n".join(lines), fill=fill), options=IN_ARENA, target=cortex_m4, flags=UNDEFINED, seeds=2
+    )
+    assert artifact.plan.arena_bytes <= 2 * 512 + artifact.program.steps[1].offer.working_bytes
