@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 _MOST_WORK = 3_000_000  # pairs of blocks examined by a search: about a second
 
@@ -34,11 +35,21 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
-    """Offset of each block, the peak (highest end), and whether no other offsets have a lower peak."""
+    """Offset of each block, the peak (highest end), whether no other offsets have a lower peak, and the work."""
 
     at: tuple[int, ...]
     peak: int
     is_least: bool
+    work: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Offsets that end below a limit, None if there are none, or none are found, the search `is_cut`; and its work."""
+
+    at: tuple[int, ...] | None
+    is_cut: bool
+    work: int
 
 
 def live_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int]:
@@ -67,12 +78,18 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     """Offsets with the lowest peak that is found; `is_least` if it is proven to be the minimum.
 
     Blocks are placed one by one, each at the lowest gap that fits, in several orders. If none of these reaches the
-    bound, the peaks in between are searched: the result is proven unless a search is cut off by its limit of work.
+    bound, the peaks in between are searched: the result is proven unless a search is cut off by its limit of work. The
+    last results are cached: the search for an order and the choice of kernels ask for the same blocks again.
     """
-    problem = Interference.of(intervals, follows)
+    return _assigned(tuple(intervals), tuple(sorted(follows.items())))
+
+
+@lru_cache(maxsize=64)
+def _assigned(intervals: tuple[Interval, ...], follows: tuple[tuple[tuple[int, int], int], ...]) -> Offsets:
+    problem = Interference.of(intervals, dict(follows))
     count = len(intervals)
     orders = [
-        sorted(range(count), key=lambda i: (-intervals[i].bytes, intervals[i].start, i)),
+        _by_size(intervals),
         sorted(range(count), key=lambda i: (intervals[i].start - intervals[i].end, -intervals[i].bytes, i)),
         sorted(range(count), key=lambda i: (intervals[i].start, -intervals[i].bytes, i)),
         sorted(range(count), key=lambda i: (-intervals[i].end, -intervals[i].bytes, i)),
@@ -89,7 +106,24 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
         else:
             best = problem.offsets(at)
         peak = (lowest + best.peak) // 2
-    return replace(best, is_least=is_proven)
+    return replace(best, is_least=is_proven, work=_MOST_WORK - work)
+
+
+def offsets_below(problem: Interference, limit: int, most_work: int = _MOST_WORK) -> Decision:
+    """Whether blocks have offsets that end below a limit."""
+    if problem.bound >= limit:
+        return Decision(None, is_cut=False, work=0)
+    placed = problem.placed(_by_size(problem.intervals))
+    if placed.peak < limit:
+        return Decision(placed.at, is_cut=False, work=0)
+    search = _Search(problem, limit - 1, most_work)
+    at = search.offsets()
+    return Decision(None if at is None else tuple(at), search.is_cut, search.work)
+
+
+def _by_size(intervals: Sequence[Interval]) -> list[int]:
+    """Numbers of blocks, the largest first."""
+    return sorted(range(len(intervals)), key=lambda i: (-intervals[i].bytes, intervals[i].start, i))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from .memory import arena_alignment
 from .program import Program, Step, Stored
 
+_SET_BITS = 1000
 _MOST_WORK = 500_000  # steps that are tried or stored as ready: about a second
 
 
@@ -49,7 +50,8 @@ def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = _MOS
 
     States in place are not supported: their new values must not be written before the old ones are read.
     """
-    memory = _Memory.of(program, ports_in_arena=ports_in_arena)
+    memory = Memory.of(program, ports_in_arena=ports_in_arena)
+    most_work //= width_of(len(program.steps))
     given = list(range(len(program.steps)))
     peak = memory.peak(given)
     least = max(map(memory.least_at, given), default=0)
@@ -67,6 +69,11 @@ def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = _MOS
         return Ordered(program, peak, min(bound, peak), parts, ports_in_arena)
     steps = tuple(program.steps[number] for number in order)
     return Ordered(replace(program, steps=steps), reached, bound, parts, ports_in_arena)
+
+
+def width_of(steps: int) -> int:
+    """Factor by which a step takes longer to try: a set of steps is a number of so many bits."""
+    return 1 + steps // _SET_BITS
 
 
 @dataclass
@@ -114,7 +121,7 @@ class _Lent:
 
 
 @dataclass(frozen=True)
-class _Memory:
+class Memory:
     """Memory of the steps of a program; `start` is the number of bytes in use before the first step (inputs)."""
 
     groups: Sequence[_Group]
@@ -123,14 +130,14 @@ class _Memory:
     start: int
 
     @staticmethod
-    def of(program: Program, *, ports_in_arena: bool) -> _Memory:
+    def of(program: Program, *, ports_in_arena: bool) -> Memory:
         reader = _Reader(program, ports_in_arena=ports_in_arena)
         for number, step in enumerate(program.steps):
             reader.read(number, step)
         reader.give_outputs()
         start = sum(group.bytes for group in reader.groups[: len(program.inputs)] if group.readers)
         steps = [replace(it, saves=reader.saves(number)) for number, it in enumerate(reader.steps)]
-        return _Memory(reader.groups, steps, reader.lent, start)
+        return Memory(reader.groups, steps, reader.lent, start)
 
     def during(self, step: int, ran: int, live: int) -> int:
         """Bytes in use during a step, after the steps `ran`, which leave `live` bytes in use."""
@@ -348,7 +355,7 @@ class _Search:
     it.
     """
 
-    def __init__(self, memory: _Memory, part: range, live: int, bound: int, most_work: int) -> None:
+    def __init__(self, memory: Memory, part: range, live: int, bound: int, most_work: int) -> None:
         self._memory, self._part, self._live = memory, part, live
         self._most_work = most_work
         self.bound, self.work = bound, 0
