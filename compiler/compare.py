@@ -101,6 +101,7 @@ def _layer_lines(layer: Layer) -> Iterable[str]:
         "result": f"%{layer.name}",
         "source": layer.location,
         "kernel": layer.kernel,
+        "by rows": _rows_text(layer),
         "MACs": f"{layer.macs:,}" if layer.macs else None,
         "weight bits": layer.weight_bits,
         "constants": f"{layer.constant_bytes:,} B" if layer.constant_bytes else None,
@@ -109,6 +110,14 @@ def _layer_lines(layer: Layer) -> Iterable[str]:
         "integer against float": None if layer.snr_db is None else f"{layer.snr_db:.1f} dB",
     }
     yield from (f"  {name}: {value}" for name, value in facts.items() if value)
+
+
+def _rows_text(layer: Layer) -> str:
+    """The run of layers by rows of a layer; of its last layer also why the run ends there."""
+    if layer.rows is None:
+        return ""
+    ends = f"; ends here: {layer.rows.end}" if layer.index == layer.rows.last else ""
+    return f"steps {layer.rows.first} to {layer.rows.last}{ends}"
 
 
 def _resources(a: Report, b: Report) -> str:

@@ -35,6 +35,7 @@ from .report import (
     Report,
     Resource,
     Table,
+    RowRun,
 )
 from .session import Session, Stage, final_graph, window_graph
 
@@ -294,7 +295,12 @@ def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tupl
         row = _movement(index, value, cost) if node is None else _layer(index, node, c.graph, snr)
         costs = {"instructions": cost.instructions, "cycles": cost.cycles} if c.is_estimated else {}
         kernel = cost.kernel if cost.calls == 1 else f"{cost.kernel}, {cost.calls} calls"
-        known = {"kernel": kernel, "constant_bytes": cost.constant_bytes}
+        known = {"kernel": kernel, "constant_bytes": cost.constant_bytes, "rows": runs.get(index)}
+    runs = {
+        index: RowRun(first=stage.first, last=stage.stop - 1, end=stage.end)
+        for stage in c.program.stages
+        for index in range(stage.first, stage.stop)
+    }
         rows.append(row.model_copy(update={**known, **costs}))
     return tuple(rows)
 

@@ -17,6 +17,7 @@ from .model import (
     Report,
     Resource,
     Table,
+    RowRun,
     TriedChange,
 )
 from .noise_text import lines_about, noise_lines, noise_problems
@@ -39,6 +40,7 @@ __all__ = [
     "Table",
     "TriedChange",
     "lines_about",
+    "RowRun",
     "noise_lines",
     "noise_problems",
     "render_html",

@@ -57,6 +57,14 @@ class Measurement(_Row):
         return f"{self.value:.2f} {self.unit}" if self.unit else f"{self.value:.4g}"
 
 
+class RowRun(_Row):
+    """Steps that run together, some rows at a time."""
+
+    first: int = Field(description="index of the first step")
+    last: int = Field(description="index of the last step")
+    end: str = Field(description="why the step behind the last one does not run with them")
+
+
 class Layer(_Row):
     """One step: a node of the compiled graph, or a movement of a value, which has no node."""
 
@@ -79,6 +87,9 @@ class Layer(_Row):
         default=None, description="estimated cycles on the target; null where its timing is not published"
     )
     snr_db: float | None = Field(default=None, description="signal-to-noise ratio of integer against float")
+    rows: RowRun | None = Field(
+        default=None, description="steps with which it runs some rows at a time; null where it runs alone"
+    )
 
     @property
     def time(self) -> int | None:

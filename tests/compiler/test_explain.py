@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sample_project import write_project
 
 from fxpress.compiler import compile_model, main
 from fxpress.compiler.compare import explain_layer
@@ -47,6 +48,16 @@ def test_decisions_stand_under_the_call_that_they_are_about(explained: str) -> N
     assert earlier[0] == ", before these nodes were created"
     assert any("fold_batchnorm_before, %linear" in line for line in earlier[1:])
     assert all(line.startswith("  ") and ", %" in line for line in earlier[1:])
+
+
+def test_a_run_of_layers_by_rows_has_the_reason_for_its_end(tmp_path: Path) -> None:
+    spec = write_project(tmp_path) / "net.yaml"
+    report = compile_model(spec, overrides=["target={name: cortex-m4f, ram: 200 B}"]).report
+    (first, last), head = [layer for layer in report.layers if layer.rows], report.layers[-1]
+    assert "  by rows: steps 0 to 1" in explain_layer(report, first.module).splitlines()
+    (shown,) = [line for line in explain_layer(report, last.module).splitlines() if "by rows" in line]
+    assert shown == "  by rows: steps 0 to 1; ends here: permute is a view of its whole operand"
+    assert "by rows" not in explain_layer(report, head.module)
 
 
 def test_settings_are_shown_as_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ class Stage:
     `order` is the calls by number: the forms of all steps are numbered consecutively, followed by the rows of padding
     after each value, in the order of `buffers`. `distances` are, by (result, operand that dies in the stage), the
     bytes after the start of the result at which the operand begins if the result overwrites it. `results` are the
-    values that are read after the stage.
+    values that are read after the stage. `end` is the reason why the next step is not part of it.
     """
 
     first: int
@@ -140,6 +140,7 @@ class Stage:
     buffers: Mapping[Stored, LineBuffer]
     distances: Mapping[tuple[Stored, Stored], int]
     results: frozenset[Stored]
+    end: str = ""
 
 
 @dataclass(frozen=True)

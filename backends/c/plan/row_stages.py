@@ -8,7 +8,7 @@ repeated with a lower limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -45,8 +45,9 @@ def plan_within(
 ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
     """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and notes on the cost.
 
-    `programs` are orders of execution to choose from. One that fits without stages is returned unchanged, as is the
-    smallest one if no stages make one fit; with `smallest`, the one whose stages have the least arena.
+    `programs` are orders of execution to choose from. One that fits without stages is returned unchanged, unless its
+    accesses wait and stages are found with which it takes less time. So is the smallest one if no stages make one fit;
+    with `smallest`, the one whose stages have the least arena.
     """
     plans = [planned(program) for program in programs]
     least = min(
@@ -58,30 +59,42 @@ def plan_within(
         ),
     )
     program, plan = programs[least], plans[least]
-    if limit is None or not plan.missing_bytes:
+    costs = CoreCosts.of(machine)
+    fast = _fast_bytes(plan) if costs.has_cycles and plan.wait_cycles else ()
+    if limit is None or not (plan.missing_bytes or fast):
         return program, plan, ()
     stages = [RowStages(*pair, machine) for pair in zip(programs, plans, strict=True)]
-    tried = [one.smallest(limit, planned) if smallest else one.fitted(limit, planned) for one in stages]
+    tried = [one.waiting_less(size, planned) for size in fast for one in stages]
+    if plan.missing_bytes:
+        tried += [one.smallest(limit, planned) if smallest else one.fitted(limit, planned) for one in stages]
     found = [staged for staged in tried if staged is not None]
-    if not found:
+    whole = _time(program, plan, costs)
+    times = [_time(*staged, costs) for staged in found]
+    fastest = min(range(len(found)), key=times.__getitem__, default=None)
+    if fastest is None or (not plan.missing_bytes and times[fastest] >= whole):
         return program, plan, ()
-    costs = CoreCosts.of(machine)
-    times = [_time(staged, costs) for staged, _ in found]
-    fastest = min(range(len(found)), key=times.__getitem__)
     staged, smaller = found[fastest]
-    whole, rows = _time(program, costs), times[fastest]
+    more = times[fastest] - whole
     unit = "cycles" if costs.has_cycles else "instructions"
     note = (
         f"{'; '.join(_named(staged, stage) for stage in staged.stages)} compute some rows at a time: an arena of "
-        f"{smaller.arena_bytes:,} B in place of {plan.arena_bytes:,} B, for {round(rows - whole):,} more predicted "
-        f"{unit} ({100 * (rows - whole) / max(whole, 1):.1f} %)"
+        f"{smaller.arena_bytes:,} B in place of {plan.arena_bytes:,} B, for {round(abs(more)):,} "
+        f"{'more' if more >= 0 else 'fewer'} predicted {unit} ({100 * abs(more) / max(whole, 1):.1f} %)"
     )
     return staged, smaller, (note,)
 
 
-def _time(program: Program, costs: CoreCosts) -> float:
-    """The predicted time of a run."""
-    return sum(step_cost(program, step, costs).time for step in program.steps)
+def _fast_bytes(plan: MemoryPlan) -> tuple[int, ...]:
+    """Bytes of the regions that are faster than the slowest, than the next faster, and so on."""
+    regions = [used.region for used in plan.regions]
+    waits = sorted({region.wait_states for region in regions})[:-1]
+    return tuple(sum(r.bytes or 0 for r in regions if r.wait_states <= most) for most in reversed(waits))
+
+
+def _time(program: Program, plan: MemoryPlan, costs: CoreCosts) -> float:
+    """The predicted time of a run, with the cycles that accesses wait."""
+    waits = plan.wait_cycles if costs.has_cycles else 0
+    return sum(step_cost(program, step, costs).time for step in program.steps) + waits
 
 
 def _named(program: Program, stage: Stage) -> str:
@@ -123,7 +136,9 @@ class RowStages:
     def __init__(self, program: Program, plan: MemoryPlan, machine: Machine) -> None:
         self._program, self._plan, self._machine = program, plan, machine
         self._costs = CoreCosts.of(machine)
-        self._steps = [row_step(program, number) for number in range(len(program.steps))]
+        found = [row_step(program, number) for number in range(len(program.steps))]
+        self._steps = [one if isinstance(one, RowStep) else None for one in found]
+        self._reasons = [one if isinstance(one, str) else "" for one in found]
         self._readers: dict[Stored, list[int]] = {}
         for number, step in enumerate(program.steps):
             for stored in step.operands:
@@ -144,7 +159,7 @@ class RowStages:
             program = self.with_stages(path)
             plan = planned(program)
             if not plan.missing_bytes:
-                return program, plan
+                return self._with_ends(program, path, bound), plan
             bound = min(
                 bound - 1,
                 max(map(self._peak, path) if path else self._plan.live_bytes.values(), default=bound) - 1,
@@ -163,17 +178,72 @@ class RowStages:
             return None
         program = self.with_stages(path)
         plan = planned(program)
-        return (program, plan) if plan.arena_bytes < self._plan.arena_bytes else None
+        is_smaller = plan.arena_bytes < self._plan.arena_bytes
+        return (self._with_ends(program, path, high), plan) if is_smaller else None
 
-    def _path(self, limit: int) -> list[Run] | None:
-        """The stages of least time with which every step is estimated to be within the limit."""
+    def waiting_less(self, fast: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
+        """The program with stages that need no more than the `fast` bytes, where steps would wait for other memory.
+
+        None if no stages save time, by estimate, or if the plan does not fit its regions.
+        """
+        path = self._path(fast, waits=self._plan.waits)
+        if not path:
+            return None
+        program = self.with_stages(path)
+        plan = planned(program)
+        return None if plan.missing_bytes else (self._with_ends(program, path, fast), plan)
+
+    def _with_ends(self, program: Program, path: Sequence[Run], limit: int) -> Program:
+        """The program with the reason why each stage ends where it does."""
+        pairs = zip(program.stages, path, strict=True)
+        return replace(program, stages=tuple(replace(one, end=self._end(run, limit)) for one, run in pairs))
+
+    def _end(self, run: Run, limit: int) -> str:
+        """Why the step behind a run is no part of it."""
+        if run.stop == len(self._steps):
+            return "it is the last layer"
+        following = self._steps[run.stop]
+        if following is None:
+            return self._reasons[run.stop]
+        name = following.step.source.module or following.result.value.name
+        if not {one.result for one in run.steps} & {*following.step.operands}:
+            return f"{name} does not read its results"
+        tried = [
+            longer
+            for factor, scaled, lean in (*product(_FACTORS, (False, True), (False,)), (1, False, True))
+            if (longer := self.run(run.first, run.stop + 1, factor, scaled=scaled, lean=lean)) is not None
+        ]
+        if not tried:
+            return f"no kernels compute {name} some rows at a time with the layers before it"
+        fitting = [longer for longer in tried if self._peak(longer) <= limit]
+        if not fitting:
+            used = min(map(self._peak, tried))
+            read = [s.value.name for s in tried[0].results - {following.result}]
+            later = (
+                f", since {', '.join(f'%{name}' for name in sorted(read))} is read later, too" if read else ""
+            )
+            return f"with {name} it would take {used:,} B of {limit:,} by estimate{later}"
+        more = min(map(self._time, fitting)) - self._time(run)
+        unit = "cycles" if self._costs.has_cycles else "instructions"
+        return (
+            f"with {name} it would take {round(more):,} more {unit}"
+            if more > 0
+            else f"{name} is faster with the layers behind it"
+        )
+
+    def _path(self, limit: int, *, waits: Mapping[int, int] | None = None) -> list[Run] | None:
+        """The stages of least time with which every step is estimated to be within the limit.
+
+        With `waits`, the wait cycles by step, single steps may exceed the limit; stages may not, and do not wait.
+        """
         count = len(self._program.steps)
         used = [self._plan.live_bytes.get(number, 0) for number in range(count)]
         best: list[tuple[float, list[Run]] | None] = [(0.0, []), *[None] * count]
         for stop in range(1, count + 1):
             before = best[stop - 1]
-            if used[stop - 1] <= limit and before is not None:
-                best[stop] = before
+            if before is not None and (used[stop - 1] <= limit or waits is not None):
+                time, runs = before
+                best[stop] = time + (waits or {}).get(stop - 1, 0), runs
             for run in self._runs(stop, limit, used):
                 earlier, found = best[run.first], best[stop]
                 if earlier is None:

@@ -127,12 +127,16 @@ def height(stored: Stored) -> int:
     return stored.value.type.shape[axis]
 
 
-def row_step(program: Program, number: int) -> RowStep | None:
-    """A step of a program as one that runs by rows; None if that is impossible."""
+def row_step(program: Program, number: int) -> RowStep | str:
+    """A step of a program as one that runs by rows, or the reason why that is impossible."""
     step = program.steps[number]
     node = step.node
-    if node is None or len(node.outputs) != 1 or step.offer.views is not None:
-        return None
+    if node is None:
+        return f"the layout of %{step.results[0].value.name} is converted"
+    if step.offer.views is not None:
+        return f"{node.op.name} is a view of its whole operand"
+    if len(node.outputs) != 1:
+        return f"{node.op.name} has several results"
     axes = [
         None if stored is None or stored.value.name in program.graph.params else row_axis(stored)
         for stored in step.operands
@@ -142,16 +146,18 @@ def row_step(program: Program, number: int) -> RowStep | None:
         for stored, axis in zip(step.operands, axes, strict=True)
     )
     result = step.results[0]
-    if not any(tracks) or row_axis(result) is None:
-        return None
+    if not any(tracks):
+        return f"no operand of {node.op.name} has rows one behind the other in memory"
     try:
         found = read(node.op, AxisCall(program.graph, node, tracks))
     except RefusedError:
-        return None
-    if not isinstance(found, Sliding) or row_axis(result) != found.axis:
-        return None
+        return f"{node.op.name} reads its operands by no window of rows"
+    if not isinstance(found, Sliding):
+        return f"{node.op.name} needs all rows at once"
+    if row_axis(result) != found.axis:
+        return f"the result of {node.op.name} has no rows one behind the other in memory"
     if any((track is None) != (seen is None) for track, seen in zip(tracks, found.windows, strict=True)):
-        return None
+        return f"{node.op.name} reads the same rows of an operand for each row of the result"
     made = RowStep(
         step,
         height(result),
@@ -161,7 +167,7 @@ def row_step(program: Program, number: int) -> RowStep | None:
     )
     paddings = [_padding(node.op, reading) for reading in made.readings(made.height)]
     if any(padding is not None and not 0 <= padding < _BYTE for padding in paddings):
-        return None
+        return f"rows of padding of {node.op.name} do not consist of one byte"
     return replace(made, paddings=tuple(paddings))
 
 

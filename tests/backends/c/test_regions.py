@@ -382,3 +382,28 @@ def test_a_write_beside_a_region_is_found_on_the_host(
     )
     with pytest.raises(AssertionError, match=r"step|bytes beside"):
         assert_equal_to_interpreter(parse(NET, fill=fill), target=target)
+
+
+def test_layers_run_by_rows_where_they_wait_less_so(fill, assert_equal_to_interpreter):
+    graph = parse(
+        """graph(%x: i8[1x3x32x32]<scale=0.0625, zero=-7>) {
+          const %a: i8[8x3x3x3]<scale=0.5, zero=0>
+          const %b: i8[8x8x3x3]<scale=0.5, zero=0>
+          %p: i8[1x8x32x32]<scale=0.0625, zero=11> = conv{padding=(1, 1, 1, 1)}(%x, %a)
+          %y: i8[1x8x16x16]<scale=0.0625, zero=3> = conv{stride=(2, 2), padding=(1, 1, 1, 1)}(%p, %b)
+          return y: %y
+        }""",
+        fill=fill,
+    )
+    found = {}
+    for waits in (0, 8):
+        regions = {"fast": "4 KiB", "slow": {"bytes": "1 MiB", "wait_states": waits}}
+        target = with_regions(load_target("cortex-m4f"), regions)
+        found[waits] = assert_equal_to_interpreter(
+            graph, options=COutput(name="net"), target=target, flags=UNDEFINED
+        )
+    assert not found[0].program.stages and found[0].plan.wait_cycles == 0
+    slow, stages = found[8], found[8].program.stages
+    assert [(stage.first, stage.stop) for stage in stages] == [(0, 2)] and slow.plan.wait_cycles == 0
+    (note,) = [note for note in slow.notes if "some rows at a time" in note]
+    assert "fewer predicted cycles" in note

@@ -395,3 +395,45 @@ def test_stages_are_single_parts_of_a_run_and_read_weights_from_a_file(
         steps = artifact.prediction.nodes[stage.first : stage.stop]
         longest = f"NET_LONGEST_STEP_{artifact.prediction.unit.upper()}"
         assert int(artifact.macros[longest]) == sum(node.time for node in steps)
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        (
+            "%z: i8[1x8x1x1]<scale=0.0625, zero=0> = mean{axes=(2, 3), keepdim=True}(%y)",
+            "mean needs all rows at once",
+        ),
+        (
+            "%z: i8[1x512]<scale=0.0625, zero=0> = reshape{shape=(1, 512)}(%y)",
+            "the layout of %y is converted",
+        ),
+        ("", "it is the last layer"),
+    ],
+)
+def test_a_stage_has_the_reason_for_its_end(line, end, fill, cortex_m4):
+    graph = STEM.replace("return y: %y", f"{line}\n  return y: %{'z' if line else 'y'}")
+    artifact = emit(parse(graph, fill=fill), COutput(), cortex_m4.model_copy(update={"ram": 4_000}))
+    *_, stage = artifact.program.stages
+    assert stage.end == end
+
+
+ENDS = re.compile(
+    r"it is the last layer|t\d+ does not read its results|with t\d+ it would take [\d,]+ more (cycles|instructions)|"
+    r"with t\d+ it would take [\d,]+ B of [\d,]+ by estimate(, since %t\d+(, %t\d+)* is read later, too)?|"
+    r"no kernels compute t\d+ some rows at a time with the layers before it|"
+    r"t\d+ is faster with the layers behind it|the layout of %\w+ is converted|[a-z_]+ [a-z ]+"
+)
+
+
+def test_every_stage_has_a_reason_for_its_end(fill, cortex_m4):
+    seen = set()
+    for seed in range(9):
+        graph = Chain(Random(seed), 2, "i8", 12).graph(fill)
+        arena = emit(graph, COutput(), cortex_m4).plan.arena_bytes
+        for share in (0.9, 0.7):
+            target = cortex_m4.model_copy(update={"ram": int(share * arena)})
+            stages = lower(graph, COutput(), target, fastest=True).program.stages
+            assert all(ENDS.fullmatch(stage.end) for stage in stages), [stage.end for stage in stages]
+            seen |= {re.sub(r"t?[\d,]+", "", stage.end) for stage in stages}
+    assert seen
