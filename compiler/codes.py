@@ -533,7 +533,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "`toolchain` of your own target file.",
     ),
     "R423": ErrorCode(
-        "`--pareto` for a spec without C for a microcontroller",
+        "`--pareto` or `outputs.c.pareto` for a spec without C for a microcontroller",
         "Add `c` to `outputs` in the spec, and name a core as `target`: its cycles are predicted.",
     ),
 }

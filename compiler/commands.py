@@ -24,14 +24,15 @@ from .metric import measure as measure_metric
 from .network import load_compiled, samples_of
 from .operators import operator_table
 from .output import check_arrays, check_destination, write_file
-from .pareto import pareto_text
+from .pareto import ram_points
 from .pipeline import OnStage
 from .plan import notes_text, plan_text
 from .process_group import is_first, process_group
 from .progress import Progress
-from .report import Measurement, Report, noise_lines
+from .report import Measurement, Report, noise_lines, ram_columns, ram_rows
 from .sensitivity import measure, table_text
 from .session import Stage
+from .streamed import streamed_session
 from .table import text_table
 from .text_generation import GeneratedText, Perplexity, read_text
 
@@ -62,7 +63,11 @@ def plan(options: argparse.Namespace) -> None:
             enforce_budget=False,
         )
         if options.pareto:
-            print(pareto_text(compiled))
+            points = compiled.report.pareto
+            if not points:
+                session = streamed_session(compiled.session, compiled.stages)
+                points = ram_points(session, compiled.graph, compiled.c, "--pareto")
+            print(text_table(ram_columns(points), ram_rows(points)))
             return
     print(plan_text(compiled.report, why=options.why))
 

@@ -40,8 +40,9 @@ from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .network import Data, load_compiled, samples_of
 from .noise import Advised, Findings, along_sequences, examine, examine_stored
 from .output import publish
+from .pareto import ram_points
 from .pipeline import HOST, OnStage, match_selectors, open_session, pass_context, run_passes
-from .report import Noise, Report, noise_problems, render_html
+from .report import Noise, RamPoint, Report, noise_problems, render_html
 from .session import Session, Stage, final_graph, window_graph
 from .streamed import streamed_session
 from .summary import make_report
@@ -194,7 +195,10 @@ def compile_model(
     if findings is not None and enforce_budget:
         _refuse_noise(session, findings.noise)
     artifacts = emit_backends(streamed, graph)
-    report = make_report(session, stages, artifacts, findings)
+    c, points = session.spec.outputs.c, tuple[RamPoint, ...]()
+    if c is not None and c.pareto is not None:
+        points = ram_points(streamed, graph, artifacts.c, "outputs.c.pareto")
+    report = make_report(session, stages, artifacts, findings, points)
     files = artifacts.files | {
         **{
             f"passes/{index}.{name}": content

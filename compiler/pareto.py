@@ -1,34 +1,33 @@
-"""The table of `fxpress plan --pareto ram,cycles`: cost of the C of a network for decreasing RAM limits."""
+"""Pareto front of RAM and time: `fxpress plan --pareto ram,cycles`, and `outputs.c.pareto` for the report."""
 
 from __future__ import annotations
 
-from ..backends.c import pareto
-from .compilation import Compiled
+from ..backends.c import CArtifact, pareto
+from ..ir import Graph
 from .emission import c_options
 from .errors import Problem, UserError
-from .table import text_table
+from .report import RamPoint
+from .session import Session
 
 
-def pareto_text(compiled: Compiled) -> str:
-    """A table: arena, predicted time, ratio to the fastest, flash, and the steps that run by rows.
+def ram_points(session: Session, graph: Graph, c: CArtifact | None, place: str) -> tuple[RamPoint, ...]:
+    """The plans in less and less RAM, the fastest first; `session` is that of the outputs.
 
-    UserError for a spec without C, or for a computer, whose kernels have no predicted time.
+    UserError about `place`, an option, for a spec without C, or for a computer, whose kernels have no predicted time.
     """
-    options = c_options(compiled.session, compiled.graph)
-    if options is None or compiled.c is None or not compiled.c.is_estimated:
+    options = c_options(session, graph)
+    if options is None or c is None or not c.is_estimated:
         fact = "needs C for a microcontroller, whose cycles are predicted"
-        raise UserError(Problem("R423", "--pareto", fact, "add `outputs: {c: {}}`, and a core as `target`"))
-    found = pareto(compiled.graph, options, compiled.session.target, states=compiled.spec.model.state)
-    fastest = max(found[0].prediction.time, 1)
-    rows = [
-        (
-            f"{one.plan.arena_bytes:,}",
-            f"{one.prediction.time:,}",
-            f"{one.prediction.time / fastest:.3f}",
-            f"{one.prediction.flash_bytes:,}",
-            ", ".join(f"{stage.first} to {stage.stop - 1}" for stage in one.program.stages),
+        raise UserError(Problem("R423", place, fact, "add `outputs: {c: {}}`, and a core as `target`"))
+    several = session.target.regions is not None
+    return tuple(
+        RamPoint(
+            ram_bytes=one.plan.arena_bytes,
+            region_bytes={used.name: used.bytes for used in one.plan.regions} if several else {},
+            instructions=one.prediction.instructions,
+            cycles=one.prediction.cycles,
+            flash_bytes=one.prediction.flash_bytes,
+            rows=tuple((stage.first, stage.stop - 1) for stage in one.program.stages),
         )
-        for one in found
-    ]
-    header = ("arena B", found[0].prediction.unit, "over fastest", "flash B", "steps that run by rows")
-    return text_table(header, rows)
+        for one in pareto(graph, options, session.target, states=session.spec.model.state)
+    )

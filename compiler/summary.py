@@ -32,10 +32,11 @@ from .report import (
     Measurement,
     MemoryBlock,
     PassSection,
+    RamPoint,
     Report,
     Resource,
-    Table,
     RowRun,
+    Table,
 )
 from .session import Session, Stage, final_graph, window_graph
 
@@ -44,9 +45,13 @@ _MAIN_PERCENT = 10.0  # share of the multiply-accumulates or cycles
 
 
 def make_report(
-    session: Session, stages: Sequence[Stage], artifacts: Artifacts, findings: Findings | None = None
+    session: Session,
+    stages: Sequence[Stage],
+    artifacts: Artifacts,
+    findings: Findings | None = None,
+    points: tuple[RamPoint, ...] = (),
 ) -> Report:
-    """The report, with the spec's metric measured on its evaluation data, and the findings about noise."""
+    """The report, with the spec's metric measured on its evaluation data, and the findings about noise and RAM."""
     compiled = final_graph(session, stages)
     c = artifacts.c
     return Report(
@@ -72,6 +77,7 @@ def make_report(
         arena_is_least=c.plan.is_least if c else None,
         arena_order_is_least=c.lowered.is_least if c else None,
         arena_order_bound_bytes=c.lowered.least_bytes if c else None,
+        pareto=points,
         passes=_sections(session.captured, stages),
         notes=(
             *session.notes,
@@ -290,17 +296,17 @@ def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tupl
         return tuple(_layer(index, node, graph, snr) for index, node in enumerate(graph.nodes))
     steps = [(step.node, step.results[0].value) for step in c.program.steps]
     steps += [(None, stored.value) for stored, _ in c.plan.returned]
+    runs = {
+        index: RowRun(first=stage.first, last=stage.stop - 1, end=stage.end)
+        for stage in c.program.stages
+        for index in range(stage.first, stage.stop)
+    }
     rows = []
     for index, ((node, value), cost) in enumerate(zip(steps, c.prediction.nodes, strict=True)):
         row = _movement(index, value, cost) if node is None else _layer(index, node, c.graph, snr)
         costs = {"instructions": cost.instructions, "cycles": cost.cycles} if c.is_estimated else {}
         kernel = cost.kernel if cost.calls == 1 else f"{cost.kernel}, {cost.calls} calls"
         known = {"kernel": kernel, "constant_bytes": cost.constant_bytes, "rows": runs.get(index)}
-    runs = {
-        index: RowRun(first=stage.first, last=stage.stop - 1, end=stage.end)
-        for stage in c.program.stages
-        for index in range(stage.first, stage.stop)
-    }
         rows.append(row.model_copy(update={**known, **costs}))
     return tuple(rows)
 

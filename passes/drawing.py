@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from colorsys import hls_to_rgb
 from html import escape
@@ -52,6 +53,14 @@ def text(x: float, y: float, content: str, *, style: str = "", anchor: Anchor = 
 def titled(title: str, parts: Iterable[str]) -> str:
     """Shapes with a tooltip."""
     return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
+
+
+def round_figures(low: float, high: float) -> list[float]:
+    """Four to eight round figures between two ends."""
+    rough = (high - low) / 5
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = min((s * magnitude for s in (1.0, 2.0, 5.0, 10.0)), key=lambda s: abs(s - rough))
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def colour(index: int) -> str:

@@ -194,6 +194,11 @@ class COutput(Section):
     allow_float: bool = Field(
         default=True, description="Allow layers that compute in float; off: they are an error."
     )
+    pareto: Literal["ram,cycles"] | None = Field(
+        default=None,
+        description="Pareto front in the report, as a table and a picture. `ram,cycles`: predicted cycles in less and "
+        "less RAM. The same as `--pareto` of the command `plan`; needs the time of up to 32 compilations to C.",
+    )
 
     @model_validator(mode="after")
     def _places_the_constants_once(self) -> Self:

@@ -124,12 +124,19 @@ _REGIONS = (
     "Regions of RAM by name, such as tightly coupled memory and external RAM. The emitted function takes a pointer "
     "to each. If `wait_states` are equal, earlier regions are preferred."
 )
+_ROOMY = 1 << 40
+"""Bytes of a region without a limit."""
 _EXAMPLES: list[Any] = [{"dtcm": "64 KiB", "psram": {"bytes": "8 MiB", "wait_states": 4}}]  # any: JSON
 
 
 def region_bytes(region: int | RamRegion) -> int:
     """Size of a region in bytes."""
     return region if isinstance(region, int) else region.bytes
+
+
+def region_waits(region: int | RamRegion) -> int:
+    """The wait states of a region."""
+    return 0 if isinstance(region, int) else region.wait_states
 
 
 def _their_sum(ram: int | None, info: ValidationInfo) -> int | None:
@@ -223,6 +230,28 @@ class Target(Section):
     def with_ram(self, ram: int | None) -> "Target":
         """The target with one region of RAM of this size."""
         return self.model_copy(update={"ram": ram, "regions": None})
+
+    def with_total_ram(self, ram: int | None) -> "Target":
+        """The target with regions of so many bytes together, taken from the slowest first, of equals from the last.
+
+        Without a limit the slowest region is as large as the network needs.
+        """
+        regions = self.regions
+        if regions is None:
+            return self.with_ram(ram)
+        left, sizes = _ROOMY if ram is None else ram, dict[str, int]()
+        fastest = sorted(regions, key=lambda name: region_waits(regions[name]))
+        for name in fastest:
+            is_open = ram is None and name == fastest[-1]
+            sizes[name] = left if is_open else min(region_bytes(regions[name]), left)
+            left -= sizes[name]
+        resized = {
+            name: region.model_copy(update={"bytes": sizes[name]})
+            if isinstance(region, RamRegion)
+            else sizes[name]
+            for name, region in regions.items()
+        }
+        return self.model_copy(update={"ram": sum(sizes.values()), "regions": resized})
 
 
 class TargetChoice(Section):

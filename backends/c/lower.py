@@ -124,15 +124,15 @@ def pareto(
 ) -> tuple[Lowered, ...]:
     """The graph with decreasing RAM, each time with the least time that is found; the first is the fastest.
 
-    The RAM is one region.
+    The RAM of several regions is their sum; see `Target.with_total_ram` for which of them have less of it.
     """
     kept = states if options.states == "in_place" else _NO_STATES
     options = in_place(options, kept)
-    found = [lower(graph, options, target.with_ram(None), states=kept)]
+    found = [lower(graph, options, target.with_total_ram(None), states=kept)]
     while len(found) < _PARETO_POINTS:
         least = found[-1].plan.arena_bytes
-        smaller = lower(graph, options, target.with_ram(least - 1), states=kept)
-        if smaller.plan.arena_bytes >= least:
+        smaller = lower(graph, options, target.with_total_ram(least - 1), states=kept)
+        if smaller.plan.arena_bytes >= least or smaller.plan.missing_bytes:
             break
         found.append(smaller)
     return tuple(found)

@@ -14,13 +14,15 @@ from .model import (
     NoiseSource,
     OutputRatio,
     PassSection,
+    RamPoint,
     Report,
     Resource,
-    Table,
     RowRun,
+    Table,
     TriedChange,
 )
 from .noise_text import lines_about, noise_lines, noise_problems
+from .ram_picture import ram_columns, ram_rows
 
 __all__ = [
     "MOVEMENTS",
@@ -35,13 +37,16 @@ __all__ = [
     "NoiseSource",
     "OutputRatio",
     "PassSection",
+    "RamPoint",
     "Report",
     "Resource",
+    "RowRun",
     "Table",
     "TriedChange",
     "lines_about",
-    "RowRun",
     "noise_lines",
     "noise_problems",
+    "ram_columns",
+    "ram_rows",
     "render_html",
 ]

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .model import Layer, MemoryBlock, Report
 from .noise_text import change_line, float_line, layer_line, source_line
+from .ram_picture import ram_columns, ram_picture, ram_rows
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fxpress.compiler.report"),
@@ -33,6 +34,9 @@ def render_html(report: Report, *, pictures: Mapping[int, Sequence[str]] = Mappi
         map_width=_MAP_WIDTH,
         map_height=_MAP_HEIGHT,
         graph=graph,
+        ram_columns=ram_columns(report.pareto) if report.pareto else (),
+        ram_rows=ram_rows(report.pareto) if report.pareto else (),
+        ram_picture=_inline(ram_picture(report.pareto)) if report.pareto else "",
         pictures={index: [_inline(svg) for svg in found] for index, found in pictures.items()},
         heaviest=max((layer.time or layer.macs for layer in report.layers), default=0),
         unit="instructions" if any(layer.cycles is None for layer in report.layers) else "cycles",

@@ -224,6 +224,31 @@ class MemoryBlock(_Row):
     last: int = Field(description="index of the last step during which it is live")
 
 
+class RamPoint(_Row):
+    """A point of the Pareto front of RAM and time: the C in so much RAM, in the least time that was found."""
+
+    ram_bytes: int = Field(description="arena, or the regions of RAM together")
+    region_bytes: dict[str, int] = Field(description="each region of RAM; empty where the target names none")
+    instructions: int = Field(description="estimated instructions on the target")
+    cycles: int | None = Field(
+        description="estimated cycles on the target; null where its timing is not published"
+    )
+    flash_bytes: int = Field(description="estimated flash")
+    rows: tuple[tuple[int, int], ...] = Field(
+        description="first and last step of each run of layers that compute some rows at a time"
+    )
+
+    @property
+    def time(self) -> int:
+        """Cycles, or instructions where the core has no cycles."""
+        return self.instructions if self.cycles is None else self.cycles
+
+    @property
+    def unit(self) -> str:
+        """The unit of `time`."""
+        return "instructions" if self.cycles is None else "cycles"
+
+
 class Decision(_Row):
     """A rewrite or choice of a pass, whether it was applied, and why."""
 
@@ -285,6 +310,10 @@ class Report(_Row):
     arena_order_bound_bytes: int | None = Field(
         default=None,
         description="proven lower bound in bytes for any order of execution; null with states in place",
+    )
+    pareto: tuple[RamPoint, ...] = Field(
+        default=(),
+        description="RAM and time of other plans, the fastest first; where `outputs.c.pareto` asks",
     )
     passes: tuple[PassSection, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="notes for the user")

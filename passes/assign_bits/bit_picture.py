@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..drawing import box, document, line, text, titled, width_of
+from ..drawing import box, document, line, round_figures, text, titled, width_of
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 24, 84, 52
@@ -111,7 +111,7 @@ class FrontPicture:
     def _grid(self) -> Iterator[str]:
         """Grid lines at round numbers, with their labels."""
         bottom = _HEIGHT - _BOTTOM
-        for amount in _round_between(*self._ends):
+        for amount in round_figures(*self._ends):
             x = self._x(amount)
             yield line(x, _TOP, x, bottom, _GRID)
             yield text(x, bottom + 16, f"{amount:,.10g}", style="quiet", anchor="middle")
@@ -140,14 +140,6 @@ class FrontPicture:
 
 def _told(mix: Mix) -> str:
     return f"{mix.name}: {mix.amount:,.0f}, predicted loss {mix.loss:.3g}"
-
-
-def _round_between(low: float, high: float) -> list[float]:
-    """Four to eight round numbers between two ends."""
-    rough = (high - low) / 5
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = min((s * magnitude for s in (*_STEPS, 10.0)), key=lambda s: abs(s - rough))
-    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _round_losses(most: float) -> Sequence[float]:

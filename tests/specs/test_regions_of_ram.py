@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.specs import RamRegion, SpecError, Target, TargetChoice, load_spec, load_target
+from fxpress.specs.target import region_bytes, region_waits
 
 Write = Callable[..., Path]
 BOARD = """\
@@ -39,6 +40,25 @@ def test_a_spec_overrides_ram_and_regions_together() -> None:
     assert (one.ram, one.regions) == (32 << 10, None)
     assert TargetChoice(flash="1 MiB").applied_to(several).regions == several.regions  # type: ignore[arg-type]
     assert several.with_ram(None) == plain.model_copy(update={"ram": None})
+
+
+def test_less_ram_is_taken_from_the_slowest_region() -> None:
+    slow = RamRegion(bytes="1 MiB", wait_states=4)  # type: ignore[arg-type]
+    target = load_target("cortex-m7").model_copy(
+        update={"regions": {"psram": slow, "dtcm": 1000, "sram": 2000}, "ram": 1003000}
+    )
+
+    def sizes(ram: int | None) -> dict[str, int]:
+        given = target.with_total_ram(ram).regions or {}
+        assert [region_waits(region) for region in given.values()] == [4, 0, 0]
+        return {name: region_bytes(region) for name, region in given.items()}
+
+    assert sizes(3500) == {"psram": 500, "dtcm": 1000, "sram": 2000}
+    assert sizes(1500) == {"psram": 0, "dtcm": 1000, "sram": 500}
+    assert sizes(400) == {"psram": 0, "dtcm": 400, "sram": 0}
+    roomy = sizes(None)
+    assert roomy.pop("psram") > 1 << 32 and roomy == {"dtcm": 1000, "sram": 2000}
+    assert target.with_ram(64).with_total_ram(32).ram == 32
 
 
 def test_ram_that_is_the_sum_may_be_written(write: Write) -> None:
