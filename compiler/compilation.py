@@ -358,6 +358,7 @@ def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:
     else:
         named["model"] = model
     read: dict[str, Path | bytes] = {role: path for role, path in named.items() if isinstance(path, Path)}
+    read |= dict(session.loaded.pass_files())
     read |= {role: found.to_npz() for role, found in arrays.items()}
     return make_lock(session.loaded.canonical_text(), read, files)
 

@@ -32,7 +32,7 @@ from ..specs import (
     layer_matches,
     load_spec,
 )
-from ..specs.options import QuantizeOptions
+from ..specs.options import QuantizeOptions, Teacher
 from ..specs.root_error import expect
 from .arguments import Binding, bind_inputs
 from .arrays import Arrays
@@ -340,17 +340,34 @@ def pass_context(session: Session, index: int, progress: Progress) -> Context:
         original=session.captured,
         selects=layer_matches,
         load=lambda source: find_source(source, folder=folder),
+        teacher=lambda teacher: capture_teacher(session, teacher),
         progress=progress,
         state=session.spec.model.state,
     )
     limit = getattr(options, "samples", None)  # an option only of passes with calibration
-    if limit is None and options.trains and session.calibration is not None:
+    if limit is None and options.takes_all_samples and session.calibration is not None:
         limit = len(session.calibration)
     context = _with_samples(context, session, limit)
     if session.target.isa == HOST:
         return context
     few = _with_samples(context, session, SAMPLES)
     return replace(context, cost=TargetCost(session.target, session.spec.outputs.c, rest, few))
+
+
+def capture_teacher(session: Session, teacher: Teacher) -> Graph:
+    """The graph of a teacher for the inputs of the captured model, in their order; UserError if it takes others."""
+    described, place = session.spec.model, str(teacher.source)
+    model = load_source(teacher.source, teacher.args, folder=session.loaded.path.parent)
+    if teacher.weights is not None:
+        load_weights(model, teacher.weights)
+    check_weights(model, place, Params())
+    call = bind_inputs(model, list(described.inputs), place)
+    examples = _examples(session.spec, call.names, session.calibration)
+    graph, _ = _captured(
+        model, call, examples, described.model_copy(update={"outputs": ()}), Params(), check=True
+    )
+    inputs = {value.name: value for value in graph.inputs}
+    return replace(graph, inputs=tuple(inputs[value.name] for value in session.captured.inputs))
 
 
 def _with_samples(context: Context, session: Session, limit: int | None) -> Context:
@@ -382,7 +399,7 @@ def _calibration(
     spec: Spec, names: Sequence[str], dataset: Calibration, origin: ArrayOrigin | Arrays
 ) -> Samples:
     """The calibration samples; for passes that train, all samples of the file unless the spec sets a number."""
-    takes_all = not dataset.is_limited and any(options.trains for options in spec.passes)
+    takes_all = not dataset.is_limited and any(options.takes_all_samples for options in spec.passes)
     limit = None if takes_all else dataset.samples
     return _samples(spec, names, dataset, origin, limit=limit, exclude=dataset.exclude)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..ir import Graph, Node, Precision, Source, VerifyError, verify
 from ..ir.graph import check_graph
 from ..specs import FileSource, ModuleSource, layer_matches, match_layers, plugins
-from ..specs.options import PassOptions, QuantizeOptions
+from ..specs.options import PassOptions, QuantizeOptions, Teacher
 from ..specs.order import faults
 from ..specs.plugins import PluginError
 from ..specs.root_error import ArgumentError, expect, shown
@@ -119,6 +119,11 @@ def _load_nothing(source: FileSource | ModuleSource) -> object:
     raise PassError(f"{source} cannot be loaded here")
 
 
+def _no_teacher(teacher: Teacher) -> Graph:
+    """The graph of a teacher where nothing captures one."""
+    raise PassError(f"the teacher {teacher.source} cannot be captured here")
+
+
 @dataclass(frozen=True)
 class Context:
     """Inputs of a pass in addition to graph and options. Data that the spec does not define are empty or None.
@@ -126,9 +131,10 @@ class Context:
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of them.
     `original` is the captured graph. `statistics`, if given, are calibration statistics by value, so that calibration
     does not run again. `selects(pattern, module)` is True if a layer selector of the spec matches a module path;
-    `load(source)` returns the object of a `file.py:name` in the spec. `progress(label, done, total)` is called during
-    long computations. `state` maps each input that takes an output of the previous call to that output. `workers` are
-    the processes that share work on samples; the result does not depend on their number.
+    `load(source)` returns the object of a `file.py:name` in the spec, `teacher(options)` the graph of another model
+    with the same inputs. `progress(label, done, total)` is called during long computations. `state` maps each input
+    that takes an output of the previous call to that output. `workers` are the processes that share work on samples;
+    the result does not depend on their number.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -138,6 +144,7 @@ class Context:
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = layer_matches
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
+    teacher: Callable[[Teacher], Graph] = _no_teacher
     progress: Progress = silent
     state: Mapping[str, str] = field(default_factory=dict)
     workers: Workers = ALONE

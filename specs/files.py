@@ -67,16 +67,30 @@ def _located(faults: Iterable[_Fault], root: Node) -> list[Problem]:
 
 
 def _option_files(section: Section, location: Location) -> Iterator[_Fault]:
-    """Problems for missing files in options, nested options included; files that a pass writes need not exist."""
+    """A problem for each file that options read, also those of options inside, and that is not there."""
+    for inside, file in _files_read(section, location):
+        if isinstance(file, FileSource):
+            yield from _source(file, inside)
+        elif not is_file(file):
+            yield _missing(inside, file)
+
+
+def files_of_passes(spec: Spec) -> Iterator[tuple[str, Path]]:
+    """The files that passes read, each with the path of its option, such as `passes[1].plan`."""
+    for index, options in enumerate(spec.passes):
+        for location, file in _files_read(options, ("passes", index)):
+            yield format_path(location), file.path if isinstance(file, FileSource) else file
+
+
+def _files_read(section: Section, location: Location) -> Iterator[tuple[Location, Path | FileSource]]:
+    """The files that options name, also those of options inside, but for those that a pass writes."""
     written = section.written if isinstance(section, PassOptions) else frozenset[str]()
     for name, value in section:
         inside = (*location, name)
-        if isinstance(value, Section) and not isinstance(value, FileSource):
-            yield from _option_files(value, inside)
-        elif isinstance(value, FileSource):
-            yield from _source(value, inside)
-        elif isinstance(value, Path) and name not in written and not is_file(value):
-            yield _missing(inside, value)
+        if isinstance(value, FileSource) or (isinstance(value, Path) and name not in written):
+            yield inside, value
+        elif isinstance(value, Section):
+            yield from _files_read(value, inside)
 
 
 def _missing(location: Location, path: Path) -> _Fault:

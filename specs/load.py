@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from .diagnosis import diagnose
 from .errors import Place, Problem, SpecError, near_miss, quoted
-from .files import check_files, check_source, named_files
+from .files import check_files, check_source, files_of_passes, named_files
 from .fitting import check_fit
 from .order import check_order
 from .overrides import OVERRIDES, apply_overrides
@@ -78,6 +78,10 @@ class Loaded:
     def read_files(self) -> tuple[Path, ...]:
         """Files that were read or that the spec names; a compilation must not overwrite them."""
         return (*self.files, *named_files(self.spec))
+
+    def pass_files(self) -> Iterator[tuple[str, Path]]:
+        """Files that passes read, each with the path of its option, such as `passes[1].plan`."""
+        return files_of_passes(self.spec)
 
     def settings(self) -> Iterator[Setting]:
         """All values of the spec in order, with defaults."""

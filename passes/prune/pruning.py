@@ -64,12 +64,13 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
     state: OptimizerState | None = None
     after = graph
     notes: dict[str, None] = {}
-    for number in range(options.steps if plans is None else len(plans)):
+    count = options.steps if plans is None else len(plans)
+    for number in range(count):
         share = _options_of_step(options, number, [graph, after], context) if plans is None else options
         step = _prune_once(after, share, context, None if plans is None else plans[number])
         if options.finetune is not None:
             state = None if state is None else state.mapped(_slicing(step.kept, step.after))
-            trained = train(step.after, options.finetune, context, state=state)
+            trained = train(step.after, options.finetune.of_step(number + 1, count), context, state=state)
             step, state = replace(step, after=trained.graph, training=trained.rows), trained.state
             notes[f"prune: {trained.samples_text}"] = None
         steps.append(step)

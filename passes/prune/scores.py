@@ -30,7 +30,7 @@ from ...specs.options import PruneOptions
 from ..base import Context
 from ..calibration.calibrate import passes_batches
 from ..errors import MissingNeedError, PassError
-from ..training.losses import class_axis, cross_entropy, scores_of_positions
+from ..training.losses import class_axis, loss_of_calibration, scores_of_positions
 from .merging import neurons_of, order_of_merging
 
 Norm = Callable[[Tensor, list[int]], Tensor]  # norm over all dimensions but one
@@ -212,11 +212,7 @@ def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context
 def _task_loss(
     outputs: Sequence[Tensor], labels: Tensor | None, axis: int | None, generator: torch.Generator
 ) -> Iterator[tuple[float, Tensor]]:
-    """Cross-entropy of the first output if labels are class indices, else the energy of all outputs."""
-    if labels is not None and not labels.is_floating_point() and outputs[0].ndim >= 2:
-        yield 1.0, cross_entropy(outputs[0], labels, axis=axis)
-    else:
-        yield 1.0, torch.stack([y.square().mean() for y in outputs if y.is_floating_point()]).sum() / 2
+    yield 1.0, loss_of_calibration(outputs, labels, axis)
 
 
 def _log_probabilities(

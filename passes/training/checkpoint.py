@@ -45,10 +45,22 @@ class TrainingState:
 
 
 def training_digest(
-    graph: Graph, options: FinetuneOptions, split: Split, *, resumes: OptimizerState | None
+    graph: Graph,
+    options: FinetuneOptions,
+    split: Split,
+    *,
+    teacher: Graph | None,
+    resumes: OptimizerState | None,
+    identity: str,
 ) -> str:
-    """SHA-256 of everything a training depends on: graph, options, samples, labels, initial optimizer state."""
+    """SHA-256 of everything a training depends on: graph, teacher, options, samples, initial optimizer state.
+
+    `identity` is what the caller adds.
+    """
     sha = hashlib.sha256(digest(graph).encode())
+    sha.update(identity.encode())
+    if teacher is not None:
+        sha.update(digest(teacher).encode())
     sha.update(options.model_dump_json(exclude={"checkpoint"}).encode())
     tensors = [*split.inputs, *([] if split.labels is None else [split.labels])]
     if resumes is not None:

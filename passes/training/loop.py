@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ...ir import Graph, Value
-from ...specs.options import FinetuneOptions
+from ...specs.options import FinetuneOptions, LowRank
+from ...specs.options import Teacher as TeacherModel
 from ..base import Context
 from ..errors import PassError
 from . import checkpoint
 from .checkpoint import Row, TrainingState
-from .feature_loss import find_feature_losses
+from .feature_loss import FeatureLoss, find_feature_losses
 from .integer_trainable import IntegerTrainable
 from .losses import Objective, count_correct
+from .low_rank_trainable import LowRankTrainable
 from .optimizer import OptimizerState, learning_rate, make_optimizer
 from .split import MicroBatch, Split, Teacher
 from .stored_trainable import StoredTrainable
@@ -51,10 +53,14 @@ def train(
     *,
     state: OptimizerState | None = None,
     trainable: Trainable | None = None,
+    at: Callable[[float], Trainable] | None = None,
+    identity: str = "",
 ) -> Trained:
     """Train a graph; PassError if it has no weights to train, or there is no training signal.
 
-    `trainable`: its trainable form, if only some of the constants that layers learn are trained.
+    `trainable`: its trainable form, if only some of the constants that layers learn are trained. `at`: the form for a
+    completed share of the training, if it changes; validation and the result are those of `trainable`. `identity`: text
+    of further settings that the training depends on, which a checkpoint stores.
 
     `state`: optimizer state of an earlier training to continue from. A pass that removes channels in between removes
     them from the moments too, which have the shape of the constant of the same name:
@@ -69,19 +75,44 @@ def train(
     """
     trainable = trainable or make_trainable(graph, options, context)
     split = Split.of(graph, options, context)
-    return _Training.of(graph, trainable, split, options, context).run(state)
+    training = _Training.of(graph, trainable, split, options, context)
+    return replace(training, at=at, identity=identity).run(state)
 
 
 def make_trainable(graph: Graph, options: FinetuneOptions, context: Context) -> Trainable:
     """Trainable form of a graph; PassError if it has no weights to train."""
+    is_integer = any(value.type.is_quantized for value in graph.results)
+    if isinstance(options.trains, LowRank):
+        if is_integer:
+            raise PassError(
+                "trains: lora: an integer graph has no adapters; move `finetune` before `quantize`"
+            )
+        return LowRankTrainable.of(graph, options, options.trains.lora, context)
     values = trainable_constants(graph, options, context)
     if not values:
         raise PassError("there are no weights to train")
-    if any(value.type.is_quantized for value in graph.results):
+    if is_integer:
         return IntegerTrainable.of(graph, options, context)
     if any(value.type.is_quantized for value in values):
         return StoredTrainable.of(graph, options, context)
     return FloatTrainable(graph, tuple(value.name for value in values), options.keep_zeros)
+
+
+def teacher_graph(graph: Graph, options: FinetuneOptions, context: Context) -> Graph | None:
+    """The graph whose outputs are distilled; None without one. PassError if its outputs have other shapes."""
+    distill = options.distill
+    if distill is None or distill.teacher == "virtual" or context.original is None:
+        return None
+    if not isinstance(distill.teacher, TeacherModel):
+        return context.original
+    teacher = context.teacher(distill.teacher)
+    shapes = [[value.type.shape for value in g.outputs] for g in (graph, teacher)]
+    if shapes[0] != shapes[1]:
+        raise PassError(
+            f"distill.teacher: {distill.teacher.source} has outputs of shapes {shapes[1]}, the network of {shapes[0]}; "
+            "a teacher has the same outputs"
+        )
+    return teacher
 
 
 def _what_helps(parameters: Mapping[str, Tensor]) -> str:
@@ -102,6 +133,8 @@ class _Training:
     objective: Objective
     options: FinetuneOptions
     context: Context
+    at: Callable[[float], Trainable] | None = None
+    identity: str = ""
 
     @staticmethod
     def of(
@@ -109,17 +142,16 @@ class _Training:
     ) -> _Training:
         """Combine trainable, teacher and objective."""
         original, distill = context.original, options.distill
-        feature_losses = (
-            ()
-            if original is None or distill is None
-            else find_feature_losses(graph, original, distill.layers)
-        )
+        taught = teacher_graph(graph, options, context)
+        feature_losses: tuple[FeatureLoss, ...] = ()
+        if taught is not None and original is not None and distill is not None:
+            feature_losses = find_feature_losses(graph, original, taught, distill.layers)
         shapes = [value.type.shape for value in graph.outputs]
         objective = Objective.of(options, context, feature_losses, shapes=shapes)
         teacher = None
-        if original is not None and distill is not None:
-            values, is_fixed = [term.value for term in feature_losses], options.augment is None
-            teacher = Teacher.of(original, split, values, runs_once=is_fixed)
+        if taught is not None:
+            values, is_fixed = [term.teacher_value for term in feature_losses], options.augment is None
+            teacher = Teacher.of(taught, split, values, runs_once=is_fixed)
         return _Training(graph, split.batched(graph), trainable, split, teacher, objective, options, context)
 
     def run(self, state: OptimizerState | None) -> Trained:
@@ -127,7 +159,10 @@ class _Training:
         options = self.options
         identity, at = "", None
         if options.checkpoint is not None:
-            identity = checkpoint.training_digest(self.graph, options, self.split, resumes=state)
+            teacher = None if self.teacher is None else self.teacher.graph
+            identity = checkpoint.training_digest(
+                self.graph, options, self.split, teacher=teacher, resumes=state, identity=self.identity
+            )
             at = checkpoint.load(options.checkpoint, identity)
         at = at or self._start(state)
         parameters = {name: tensor.clone().requires_grad_() for name, tensor in at.parameters.items()}
@@ -166,8 +201,10 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(options, epoch + (step + 1) / steps)
             optimizer.zero_grad()
+            done = (epoch + step / steps) / options.epochs
+            form = self.trainable if self.at is None else self.at(done)
             for micro_batch in micro_batches:
-                loss, _ = self._loss(micro_batch, parameters, generator)
+                loss, _ = self._loss(form, micro_batch, parameters, generator)
                 torch.autograd.backward([loss / len(micro_batches)])
                 total, seen = total + float(loss.detach()), seen + 1
             optimizer.step()
@@ -180,7 +217,7 @@ class _Training:
         axis = self.objective.class_axis
         with torch.no_grad():
             for micro_batch in self.split.micro_batches(self.split.validation):
-                loss, outputs = self._loss(micro_batch, parameters, None)
+                loss, outputs = self._loss(self.trainable, micro_batch, parameters, None)
                 total, seen = total + micro_batch.count * float(loss), seen + micro_batch.count
                 labels = self.split.labels_of(micro_batch)
                 if axis is not None and labels is not None and labels.shape != outputs[0].shape:
@@ -194,19 +231,23 @@ class _Training:
         return total / seen, right / counted if counted else None
 
     def _loss(
-        self, micro_batch: MicroBatch, parameters: Mapping[str, Tensor], generator: torch.Generator | None
+        self,
+        form: Trainable,
+        micro_batch: MicroBatch,
+        parameters: Mapping[str, Tensor],
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Loss and outputs of a micro-batch; a generator enables augmentation."""
         inputs = self.split.inputs_of(micro_batch, self.options, generator)
         teacher = None if self.teacher is None else self.teacher.results(micro_batch, inputs)
-        observed = frozenset() if self.teacher is None else self.teacher.values
+        observed = {term.value for term in self.objective.feature_losses}
         features: dict[str, Tensor] = {}
 
         def observe(value: Value, tensor: Tensor) -> None:
             if value.name in observed:
                 features[value.name] = tensor
 
-        outputs = self.trainable.forward(self.batched, inputs, parameters, observe=observe)
+        outputs = form.forward(self.batched, inputs, parameters, observe=observe)
         loss = self.objective(
             outputs,
             self.split.labels_of(micro_batch),

@@ -1,11 +1,12 @@
 """Training objective: weighted sum of task loss, distillation loss and feature losses.
 
-    loss = (1 - w) task(z, labels) + w T^2 KL(softmax(t / T) || softmax(z / T)) + v mean over layers |R h - g|^2 / |g|^2
+    loss = (1 - w) task(z, labels) + w T^2 KL(softmax(t / T) || softmax(z / T)) + v mean of the feature losses
 
-z and t are the logits of student and teacher (Hinton et al., 2015); h and g the features of a layer in both; R is a
-trained linear regressor, used if h has fewer channels (Romero et al., FitNets, 2015). If the outputs are not class
-scores, mean squared error replaces the KL term. Scores of several positions, [n, t, c] or [n, c, h, w], have one
-softmax per position, and KL is averaged over positions.
+z and t are the logits of the network in training and of the teacher (Hinton et al., 2015); the feature losses are those
+of `feature_loss.py`. The logits of a virtual teacher are log p, p the probability `correct` for the label and equal
+ones for the other classes (Yuan et al., 2020). Mean squared error or 1 - cosine of the scores can replace the KL term;
+mean squared error does if the outputs are not class scores. Scores of several positions, [n, t, c] or [n, c, h, w],
+have one softmax per position, and the loss is averaged over positions.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ TaskLoss = Callable[[Outputs, Tensor], Tensor]
 IGNORED = -100  # label of ignored positions, as in torch
 _FEWEST_SCORES = 2  # rank of [n, classes]
 _SEQUENCE = 3  # rank of [n, positions, classes]
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Objective:
     distill: Distillation | None
     feature_losses: tuple[FeatureLoss, ...]
     class_axis: int | None  # of the first output, if it is class scores
+    ignore_index: int = IGNORED
 
     @staticmethod
     def of(
@@ -61,7 +64,11 @@ class Objective:
             raise PassError(f"loss {options.own_loss} needs labels; name them in `data.calibration`")
         if task is None and distill is None:
             raise PassError("no training signal: give labels, or set `distill`")
-        return Objective(task, distill, tuple(feature_losses), axis)
+        if distill is not None and distill.teacher == "virtual" and axis is None:
+            raise PassError(
+                "distill.teacher: virtual needs class scores; set `class_axis`, or name another teacher"
+            )
+        return Objective(task, distill, tuple(feature_losses), axis, options.ignore_index)
 
     def __call__(
         self,
@@ -75,26 +82,57 @@ class Objective:
     ) -> Tensor:
         """Loss of a batch, a scalar; `features` and `teacher_features` are the observed values by name."""
         task = None if self.task is None or labels is None else self.task(outputs, labels)
-        if self.distill is None or teacher_outputs is None:
+        if self.distill is None or (teacher_outputs is None and self.distill.teacher != "virtual"):
             assert task is not None
             return task
-        soft = self._distillation(outputs, teacher_outputs)
+        soft = self._distillation(outputs, teacher_outputs, labels)
         loss = soft if task is None else (1 - self.distill.weight) * task + self.distill.weight * soft
         if self.feature_losses and teacher_features:
             errors = [term.error(features, teacher_features, parameters) for term in self.feature_losses]
             loss = loss + self.distill.layer_weight * torch.stack(errors).mean()
         return loss
 
-    def _distillation(self, outputs: Outputs, teacher_outputs: Outputs) -> Tensor:
-        assert self.distill is not None
-        if self.class_axis is None:
+    def _distillation(
+        self, outputs: Outputs, teacher_outputs: Outputs | None, labels: Tensor | None
+    ) -> Tensor:
+        distill, axis = self.distill, self.class_axis
+        assert distill is not None
+        if teacher_outputs is not None and (axis is None or distill.outputs == "mse"):
             return mean_squared(outputs, teacher_outputs)
-        temperature = self.distill.temperature
-        z, t = (scores_of_positions(x[0], self.class_axis) / temperature for x in (outputs, teacher_outputs))
-        divergence = functional.kl_div(
-            z.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True
-        )
-        return temperature**2 * divergence
+        assert axis is not None
+        z = scores_of_positions(outputs[0], axis)
+        if teacher_outputs is None:
+            assert labels is not None
+            classes = classes_of_positions(labels, z.shape[1], axis)
+            counted = classes != self.ignore_index
+            if not counted.any():
+                return z.sum() * 0.0
+            z, t = z[counted], _virtual_scores(classes[counted].long(), z.shape[1], distill.correct)
+        else:
+            t = scores_of_positions(teacher_outputs[0], axis)
+        if distill.outputs == "cosine":
+            return 1 - functional.cosine_similarity(z, t, dim=1).mean()
+        z, t = ((x / distill.temperature).log_softmax(1) for x in (z, t))
+        divergence = functional.kl_div(z, t, reduction="batchmean", log_target=True)
+        return distill.temperature**2 * divergence
+
+
+def _virtual_scores(classes: Tensor, count: int, correct: float) -> Tensor:
+    """Logits [n, count] of a virtual teacher: `correct` for the label, the rest shared among the other classes."""
+    others = (1 - correct) / max(1, count - 1)
+    probabilities = torch.full((len(classes), count), others)
+    probabilities.scatter_(1, classes[:, None], correct)
+    return probabilities.clamp(min=_TINY).log()
+
+
+def classes_of_positions(labels: Tensor, count: int, axis: int) -> Tensor:
+    """One class for each position, [positions of all samples], of labels that are classes or probabilities of them.
+
+    Probabilities are those of `count` classes along dimension `axis`.
+    """
+    if labels.is_floating_point() and labels.ndim > axis and labels.shape[axis] == count:
+        return labels.movedim(axis, -1).flatten(0, -2).argmax(1)
+    return labels.flatten()
 
 
 def mean_squared(outputs: Outputs, wanted: Outputs) -> Tensor:
@@ -158,6 +196,13 @@ def cross_entropy(
     if not counts.any():
         return rows.sum() * 0.0
     return functional.cross_entropy(rows[counts], classes[counts].long())
+
+
+def loss_of_calibration(outputs: Outputs, labels: Tensor | None, axis: int | None = None) -> Tensor:
+    """Cross-entropy of the first output where labels name classes, else half the energy of all outputs."""
+    if labels is not None and not labels.is_floating_point() and outputs[0].ndim >= _FEWEST_SCORES:
+        return cross_entropy(outputs[0], labels, axis=axis)
+    return torch.stack([y.square().mean() for y in outputs if y.is_floating_point()]).sum() / 2
 
 
 def count_correct(scores: Tensor, labels: Tensor, *, axis: int, ignore_index: int) -> tuple[int, int]:

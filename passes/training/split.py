@@ -118,7 +118,7 @@ class TeacherResults:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The captured model as teacher of a distillation.
+    """The model that is the teacher of a distillation.
 
     Without augmentation and feature losses it runs once over all samples, and its outputs are cached; outputs without
     a batch dimension are recomputed for each micro-batch.
@@ -130,7 +130,7 @@ class Teacher:
 
     @staticmethod
     def of(graph: Graph, split: Split, values: Sequence[str], *, runs_once: bool) -> Teacher:
-        """Teacher for the samples of a split, whose features are the values of these names."""
+        """The teacher for the samples of a split, whose features are the values of these names."""
         teacher = Teacher(split.batched(graph), frozenset(values), None)
         by_sample = all(v.type.shape[:1] == (split.batch,) for v in teacher.graph.outputs)
         if not runs_once or values or not by_sample:

@@ -63,7 +63,7 @@ class StoredTrainable:
         """Differentiable outputs, with the rounded weights in place of the stored ones."""
         params = {name: parameters[name] for name in self.others}
         params |= {value.name: self._real(value, parameters) for value in self.weights}
-        exact = rewrite(batched, _without_rounding)
+        exact = rewrite(batched, without_rounding)
         return run(exact, inputs, params=params, observe=observe, rounding=lambda _, tensor: tensor)
 
     def export(self, parameters: Mapping[str, Tensor]) -> Graph:
@@ -122,7 +122,7 @@ def _zeros(encoding: Encoding, shape: tuple[int, ...]) -> Tensor:
     return encoding.spread(numbers, shape)
 
 
-def _without_rounding(
+def without_rounding(
     builder: Builder, node: Node, operands: tuple[Value | None, ...]
 ) -> tuple[Value, ...] | None:
     if not isinstance(node.op, FakeQuantizePerToken):

@@ -13,15 +13,13 @@ from torch import Tensor
 from ...ir import Graph, Node, Value, run
 from ...ir.interpret import Observer
 from ...ir.ops.convert import Cast
-from ...ir.ops.embedding import Embedding
 from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
-from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize
 from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..weighted_layers import constants_read
 
-_AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
+_NORMS = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm)
 
 
 class Trainable(Protocol):
@@ -73,19 +71,25 @@ class FloatTrainable:
 
 
 def trainable_constants(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
-    """Weights and biases of layers, float or quantized, without those that layers in `keep` read."""
+    """Weights and biases of layers, float or quantized, without those that layers in `keep` read.
+
+    With `trains: norms_and_biases` only the weights of norms, and vectors.
+    """
+    takes_all = options.trains == "all"
 
     def weights(node: Node) -> list[Value]:
-        learned = (_constant_behind(graph, v) for v in node.op.learned(node.inputs) if v is not None)
+        learned = [constant_behind(graph, v) for v in node.op.learned(node.inputs) if v is not None]
+        if not takes_all and not isinstance(node.op, _NORMS):
+            learned = [v for v in learned if v.type.rank == 1]
         return [v for v in learned if v.type.is_quantized or v.type.dtype.is_floating]
 
     found = constants_read(graph, weights, lambda source: context.selects_any(options.keep, source))
     return [value for _, value in found.values()]
 
 
-def _constant_behind(graph: Graph, value: Value) -> Value:
+def constant_behind(graph: Graph, value: Value) -> Value:
     """The stored weight that a layer reads as reals; any other value unchanged."""
     node = graph.producers.get(value.name)
     if node is None or not isinstance(node.op, Cast | Dequantize):
         return value
-    return _constant_behind(graph, node.operands[0])
+    return constant_behind(graph, node.operands[0])

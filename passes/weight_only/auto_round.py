@@ -19,8 +19,7 @@ import torch
 
 from ...ir import Graph
 from ...ir.params import Params
-from ...specs.options import AutoRound, FinetuneOptions
-from ...specs.options.finetune import Distillation
+from ...specs.options import AutoRound, Distillation, FinetuneOptions
 from ..calibration.block_replay import BlockReplay
 from ..calibration.calibrate import Batch
 from ..report import Cell, Decision, Table

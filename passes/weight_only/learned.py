@@ -15,8 +15,7 @@ from dataclasses import replace
 from math import ceil
 
 from ...ir import Graph
-from ...specs.options import FinetuneOptions, Learned
-from ...specs.options.finetune import Distillation
+from ...specs.options import Distillation, FinetuneOptions, Learned
 from ..training import train
 from .divergence import Divergence
 from .rounding_methods import Coded, Rounded, RoundingTask, round_weights, rounding_method

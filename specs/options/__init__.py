@@ -16,8 +16,9 @@ from ..plugins import PASS_OPTIONS, join
 from .assign_bits import AssignBitsOptions, BitBudget, SensitivityMethod
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
+from .distillation import Distillation, FeatureKind, FeaturePair, Teacher
 from .equalize import EqualizeOptions
-from .finetune import Augmentation, Distillation, FinetuneOptions
+from .finetune import Augmentation, FinetuneOptions, Lora, LowRank
 from .fuse import FuseOptions, FuseRule
 from .observer import (
     Aciq,
@@ -81,6 +82,8 @@ __all__ = [
     "Distillation",
     "Entropy",
     "EqualizeOptions",
+    "FeatureKind",
+    "FeaturePair",
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
@@ -89,6 +92,8 @@ __all__ = [
     "LayerBits",
     "LayerPrecision",
     "Learned",
+    "Lora",
+    "LowRank",
     "MinMax",
     "MovingAverage",
     "MseSearch",
@@ -109,6 +114,7 @@ __all__ = [
     "SparsifyOptions",
     "StoredWeightsBudget",
     "StreamOptions",
+    "Teacher",
     "WeightObserver",
     "WeightOnlyOptions",
 ]

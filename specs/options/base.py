@@ -56,8 +56,8 @@ class PassOptions(Section):
         return self.pass_name()
 
     @property
-    def trains(self) -> bool:
-        """True if the pass trains on its samples, and so uses all of them by default."""
+    def takes_all_samples(self) -> bool:
+        """True if the pass trains, and uses all samples by default."""
         return False
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
@@ -78,9 +78,16 @@ class PassOptions(Section):
         """All layer patterns in the options, each with its location inside them."""
         for name, inner in self._inner():
             yield from (((name, *location), pattern) for location, pattern in inner.layer_patterns())
-        for name, field in type(self).model_fields.items():
-            if not any(isinstance(mark, Selects) for mark in field.metadata):
-                continue
-            patterns = getattr(self, name)
-            is_mapping = isinstance(patterns, Mapping)
-            yield from (((name, p if is_mapping else i), p) for i, p in enumerate(patterns))
+        yield from _own_patterns(self)
+
+
+def _own_patterns(section: Section) -> Iterator[tuple[Location, str]]:
+    """Patterns over layer names in the fields of a section, and of sections in it that are no options of a pass."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section) and not isinstance(value, PassOptions):
+            yield from (((name, *location), pattern) for location, pattern in _own_patterns(value))
+        if not any(isinstance(mark, Selects) for mark in field.metadata):
+            continue
+        is_mapping = isinstance(value, Mapping)
+        yield from (((name, p if is_mapping else i), p) for i, p in enumerate(value))

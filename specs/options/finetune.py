@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..model import FileSource, ModuleSource, Source
-from ..section import FilePath, LayerPatterns, Name, Positive, Section, fault
+from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..tree import Location
 from ..units import Percent
 from .base import Need, PassOptions
+from .distillation import Distillation
 
 NamedLoss: TypeAlias = Literal["cross_entropy", "mse"]
 _Rate = Annotated[float, Field(gt=0, le=10)]
@@ -23,27 +24,20 @@ def _loss(value: Any) -> Any:  # any: a value from a spec, checked by the union
     return value
 
 
-class Distillation(Section):
-    """Distillation from the captured model: its outputs (Hinton et al., 2015) and features (FitNets, 2015)."""
+class Lora(Section):
+    """Low-rank adapters (LoRA, Hu et al., 2022): weights W + alpha / rank * B A, of which only A and B are trained."""
 
-    weight: Percent = Field(
-        default=0.7,
-        json_schema_extra={"default": "70 %"},
-        description="Weight of the distillation loss; the task loss has the remaining weight.",
+    rank: Positive = Field(default=8, description="Rows of A [rank, in] and columns of B [out, rank].")
+    alpha: Annotated[float, Field(gt=0, le=10_000)] | None = Field(
+        default=None, description="Factor of the product, over `rank`. Default: `rank`, a factor of 1."
     )
-    temperature: Annotated[float, Field(ge=1, le=100)] = Field(
-        default=4.0, description="Softmax temperature: divisor of the logits of student and teacher."
-    )
-    layers: tuple[Name, ...] = Field(
-        default=(),
-        description="Modules with a feature loss: mean squared error between student and teacher. If the student has "
-        "fewer channels, through a trained linear regressor that is discarded.",
-        examples=[["block2", "block3"]],
-    )
-    layer_weight: Annotated[float, Field(gt=0, le=1000)] = Field(
-        default=1.0,
-        description="Weight of the feature losses, which are relative to the mean square of the teacher's features.",
-    )
+    layers: LayerPatterns = Field(default=(), description="Layers with adapters. Default: all linear layers.")
+
+
+class LowRank(Section):
+    """Weights of layers change by a product of two small matrices."""
+
+    lora: Lora = Field(description="Rank and layers of the adapters.")
 
 
 class Augmentation(Section):
@@ -120,7 +114,15 @@ class FinetuneOptions(PassOptions):
     checkpoint: FilePath | None = Field(
         default=None,
         description="Checkpoint file, written after each epoch. A training that finds its own checkpoint resumes "
-        "from it, with the same result bit for bit.",
+        "from it, with the same result bit for bit. Each training between `steps` has a file of its own, `state.2.pt`.",
+    )
+    trains: Literal["all", "norms_and_biases"] | LowRank = Field(
+        default="all",
+        description="Constants that are trained: all weights and biases; weights of norms and all biases; or low-rank "
+        "adapters, `lora`. Adapters of float weights are added to them at the end. After `weight_only` the stored "
+        "weights keep their bytes, and the adapters become two small linear layers beside each (QLoRA, Dettmers et "
+        "al., 2023).",
+        examples=["norms_and_biases", {"lora": {"rank": 8}}],
     )
     keep: LayerPatterns = Field(default=(), description="Layers that are not trained.")
     seed: _Count = Field(default=0, description="Random seed of the sample order and of `augment`.")
@@ -136,8 +138,8 @@ class FinetuneOptions(PassOptions):
         return self
 
     @property
-    def trains(self) -> bool:
-        """True: the pass trains, and so uses all samples by default."""
+    def takes_all_samples(self) -> bool:
+        """True: the pass trains."""
         return True
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
@@ -147,6 +149,15 @@ class FinetuneOptions(PassOptions):
             yield "labels", ("loss",)
         elif self.distill is None:
             yield "labels", ("distill",)
+        elif self.distill.teacher == "virtual":
+            yield "labels", ("distill", "teacher")
+
+    def of_step(self, step: int, steps: int) -> Self:
+        """The options of one of several trainings, from 1 on: each has a checkpoint of its own, `state.2.pt`."""
+        if self.checkpoint is None or steps == 1:
+            return self
+        file = self.checkpoint
+        return self.model_copy(update={"checkpoint": file.with_name(f"{file.stem}.{step}{file.suffix}")})
 
     @property
     def own_loss(self) -> FileSource | ModuleSource | None:

@@ -161,8 +161,8 @@ class PruneOptions(PassOptions):
     )
 
     @property
-    def trains(self) -> bool:
-        """True if the pass trains after each step."""
+    def takes_all_samples(self) -> bool:
+        """True with training after each step."""
         return self.finetune is not None
 
     def needed(self) -> Iterator[tuple[Need, Location]]:

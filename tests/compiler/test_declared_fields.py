@@ -71,6 +71,18 @@ passes:
   - {{pass: quantize}}
   - {{pass: finetune, epochs: 1}}
 """,
+    "adapted": f"""
+{LABELLED}
+passes:
+  - {{pass: clean}}
+  - pass: finetune
+    epochs: 1
+    trains: {{lora: {{rank: 1}}}}
+    distill: {{teacher: {{source: net.py:Net, weights: net.safetensors}}}}
+  - {{pass: finetune, epochs: 1, distill: {{teacher: virtual}}}}
+outputs:
+  torch: {{}}
+""",
     "bits": """
 passes:
   - {pass: clean}

@@ -169,7 +169,7 @@ def test_a_narrower_layer_has_a_regressor_that_is_discarded() -> None:
     small = net(seed=1, width=5)
     result = trained(context(labels="none", original=net()), small, distill={"layers": ("body.act",)})
     assert result.graph.params.keys() == small.params.keys()
-    assert "regressor:body.act" in result.state.moments["exp_avg"]
+    assert "regressor:body.act:r" in result.state.moments["exp_avg"]
     assert min(validation(result)) < 0.8 * validation(result)[0]
 
 
