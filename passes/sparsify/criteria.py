@@ -1,6 +1,8 @@
-"""Zeros among the weights of a linear layer for a small change of its output on calibration data.
+"""Weights that become zero for a small change of the loss, or of the output of a linear layer, on calibration data.
 
-With the inputs x of the layer and H = sum x^T x:
+    taylor      score sum over batches of (w dL/dw)^2                                      Molchanov et al., CVPR 2019
+
+With the inputs x of a linear layer and H = sum x^T x:
 
     wanda       score |w_ij| |x_j|, compared within each output channel                    Sun et al., ICLR 2024
     sparsegpt   score (w_ij / U[j, j])^2 with U^T U = H^-1, compared within blocks of columns. The error of a removed
@@ -10,10 +12,15 @@ With the inputs x of the layer and H = sum x^T x:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from ...ir import Graph, run
+from ..base import Context
 from ..calibration.input_statistics import inverse_factor
+from ..training.losses import loss_of_calibration
 
 _BLOCK = 128  # block of columns; a multiple of M for a pattern N:M
 _DAMPING = 0.01
@@ -24,10 +31,23 @@ def mask_smallest(scores: Tensor, share: float) -> Tensor:
     return mask_smallest_of_rows(scores.flatten()[None], share).view(scores.shape)
 
 
+def mask_smallest_of_all(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Masks without the smallest `share` of the elements of all tensors together."""
+    joined = mask_smallest(torch.cat([tensor.flatten() for tensor in scores.values()]), share)
+    parts = torch.split(joined, [tensor.numel() for tensor in scores.values()])
+    return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
+
+
 def mask_smallest_of_rows(scores: Tensor, share: float) -> Tensor:
     """Mask [rows, columns] without the smallest `share` of each row."""
     kept = scores.shape[1] - round(share * scores.shape[1])
-    order = scores.detach().abs().argsort(dim=1, stable=True, descending=True)
+    if kept == 0 or kept == scores.shape[1]:
+        return torch.full(scores.shape, kept > 0)
+    magnitudes = scores.detach().abs()
+    mask = magnitudes > magnitudes.kthvalue(scores.shape[1] - kept, dim=1, keepdim=True).values
+    if bool((mask.sum(1) == kept).all()):
+        return mask
+    order = magnitudes.argsort(dim=1, stable=True, descending=True)  # equal elements at the threshold
     return torch.zeros(scores.shape, dtype=torch.bool).scatter_(1, order[:, :kept], True)
 
 
@@ -39,6 +59,20 @@ def mask_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
     moved = scores.detach().abs().movedim(1, -1)
     ranks = moved.reshape(-1, of).argsort(stable=True, dim=1, descending=True).argsort(1)
     return (ranks < kept).view(moved.shape).movedim(-1, 1)
+
+
+def taylor_scores(graph: Graph, names: Sequence[str], context: Context) -> dict[str, Tensor]:
+    """The score of each element of these weights, by the loss of `loss_of_calibration`."""
+    scores = {name: torch.zeros_like(graph.params[name]) for name in names}
+    labels: Sequence[Tensor | None] = context.labels or [None] * len(context.calibration)
+    for done, (inputs, right) in enumerate(zip(context.calibration, labels, strict=True)):
+        weights = {name: graph.params[name].detach().clone().requires_grad_() for name in names}
+        loss = loss_of_calibration(run(graph, inputs, params=weights), right)
+        gradients = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+            scores[name] += (weight.detach() * gradient).square()
+        context.progress("scoring weights", done + 1, len(context.calibration))
+    return scores
 
 
 def sparse_by_wanda(weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None) -> Tensor:

@@ -6,7 +6,8 @@ In several steps the sparsity s increases as
 
     s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
 
-with training in between. Weights stay dense tensors: neither torch nor the C kernels skip zeros.
+with training in between; or the zeros are chosen anew in each step of one training (`sparse_trainable.py`). Weights
+stay dense tensors: neither torch nor the C kernels skip zeros.
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ from ..base import Context, PassResult, register
 from ..calibration.input_statistics import InputStatistics, collect_inputs
 from ..errors import MissingNeedError, PassError
 from ..report import Cell, Decision, PassReport, Table
-from ..training import OptimizerState, train
+from ..training import OptimizerState, Trained, train
+from ..training.trainable import FloatTrainable, trainable_constants
 from ..weighted_layers import constants_read, is_layer
-from .criteria import mask_pattern, mask_smallest, sparse_by_sparsegpt, sparse_by_wanda
+from .criteria import (
+    mask_pattern,
+    mask_smallest,
+    mask_smallest_of_all,
+    sparse_by_sparsegpt,
+    sparse_by_wanda,
+    taylor_scores,
+)
+from .sparse_trainable import SparseTrainable
 
 Weights = Mapping[str, tuple[Node, Value]]
 _NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are unchanged, compressed files are smaller"
@@ -44,16 +54,21 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
     weights = _weights(graph, options, context)
     if not weights:
         raise PassError("there are no float weights to sparsify")
+    if options.schedule != "cubic":
+        trained = _trained_sparse(graph, options, weights, context)
+        reached = [float(row[2]) for row in trained.rows]
+        row = (1, _zeros(trained.graph, weights), reached[0], min(reached))
+        return PassResult(trained.graph, _report(graph, trained.graph, weights, options, {}, [row]))
     result, state, rows = graph, OptimizerState(), list[tuple[Cell, ...]]()
     first: Mapping[str, InputStatistics] = {}
     for step in range(1, options.steps + 1):
         share = (options.sparsity or 0.0) * sparsity_at(step, options.steps)
         inputs = _inputs(result, options, weights, context)
         first = first or inputs
-        result = _masked(result, options, weights, share, inputs)
+        result = _masked(result, options, weights, share, inputs, context)
         losses: list[float] = []
         if options.finetune is not None:
-            training = options.finetune.model_copy(update={"keep_zeros": True})
+            training = options.finetune.of_step(step, options.steps).model_copy(update={"keep_zeros": True})
             trained = train(result, training, context, state=state)
             result, state = trained.graph, trained.state
             losses = [float(row[2]) for row in trained.rows]
@@ -64,6 +79,25 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
 def sparsity_at(step: int, steps: int) -> float:
     """The share of the final sparsity that is reached after a step, counted from 1."""
     return 1.0 - (1.0 - step / steps) ** 3
+
+
+def _trained_sparse(graph: Graph, options: SparsifyOptions, weights: Weights, context: Context) -> Trained:
+    """The graph trained with zeros that change in each step."""
+    assert options.finetune is not None and options.schedule != "cubic"
+    names = tuple(value.name for value in trainable_constants(graph, options.finetune, context))
+    sparse = tuple(name for name, (_, value) in weights.items() if name in names and _fits(value, options))
+    if not sparse:
+        raise PassError("there are no float weights to sparsify")
+    form = SparseTrainable(
+        FloatTrainable(graph, names, keep_zeros=False),
+        sparse,
+        options.schedule,
+        options.sparsity or 0.0,
+        options.scope or "global",
+        options.kept_of,
+    )
+    asked = options.model_dump_json(exclude={"finetune"})
+    return train(graph, options.finetune, context, trainable=form, at=form.at, identity=asked)
 
 
 @dataclass(frozen=True)
@@ -100,7 +134,7 @@ def _inputs(
     graph: Graph, options: SparsifyOptions, weights: Weights, context: Context
 ) -> dict[str, InputStatistics]:
     """Statistics of the inputs of linear layers, if the criterion needs them."""
-    if options.criterion == "magnitude":
+    if not options.by_layer_outputs:
         return {}
     fitting = [name for name, (_, value) in weights.items() if _fits(value, options)]
     samples = context.calibration
@@ -113,6 +147,7 @@ def _masked(
     weights: Weights,
     share: float,
     inputs: Mapping[str, InputStatistics],
+    context: Context,
 ) -> Graph:
     """The graph with zeros; existing zeros count among them."""
     tensors = {name: graph.params[name] for name, (_, value) in weights.items() if _fits(value, options)}
@@ -121,14 +156,13 @@ def _masked(
         name: by_output(tensors.pop(name), found.hessian, share, options.kept_of)
         for name, found in inputs.items()
     }
+    scores = taylor_scores(graph, [*tensors], context) if options.criterion == "taylor" else tensors
     if options.kept_of is not None:
-        masks = {name: mask_pattern(tensor, *options.kept_of) for name, tensor in tensors.items()}
-    elif options.scope == "layer" or options.criterion != "magnitude":
-        masks = {name: mask_smallest(tensor, share) for name, tensor in tensors.items()}
+        masks = {name: mask_pattern(score, *options.kept_of) for name, score in scores.items()}
+    elif options.scope == "layer" or options.by_layer_outputs:
+        masks = {name: mask_smallest(score, share) for name, score in scores.items()}
     else:
-        joined = mask_smallest(torch.cat([t.flatten() for t in tensors.values()]), share)
-        parts = torch.split(joined, [t.numel() for t in tensors.values()])
-        masks = {name: part.view(tensors[name].shape) for name, part in zip(tensors, parts, strict=True)}
+        masks = mask_smallest_of_all(scores, share)
     zero = {
         name: torch.where(masks[name], tensor, torch.zeros_like(tensor)) for name, tensor in tensors.items()
     }
@@ -165,7 +199,7 @@ def _report(
         error = _output_error(before.params[name], tensor, inputs[name].hessian) if name in inputs else None
         rows.append((name, tensor.numel(), share, error, old.dense, old.compressed, new.compressed))
         reason = f"{100 * share:.1f} % of the weights are zero"
-        if options.criterion != "magnitude" and name not in inputs:
+        if options.by_layer_outputs and name not in inputs:
             reason += f", by magnitude: `{options.criterion}` needs the inputs of linear layers"
         if not _fits(value, options):
             reason = f"its {value.type.shape[1]} input channels do not divide in groups of {options.pattern}"

@@ -39,31 +39,45 @@ class SparsifyOptions(PassOptions):
         default=None,
         description="N:M, such as `2:4`: of M consecutive weights along the input channels N are kept.",
     )
-    criterion: Literal["magnitude", "wanda", "sparsegpt"] = Field(
+    criterion: Literal["magnitude", "taylor", "wanda", "sparsegpt"] = Field(
         default="magnitude",
-        description="Weights that become zero: the smallest; in linear layers those with the smallest product of "
-        "weight and norm of its input (`wanda`, within each output channel), or with the smallest error of the output, "
-        "which the remaining weights compensate (`sparsegpt`). Other layers: the smallest.",
+        description="Weights that become zero: the smallest; those whose removal changes the loss least, to first "
+        "order (`taylor`); in linear layers those with the smallest product of weight and norm of its input "
+        "(`wanda`, within each output channel), or with the smallest error of the output, which the remaining weights "
+        "compensate (`sparsegpt`). Other layers: the smallest.",
     )
     scope: Literal["layer", "global"] | None = Field(
         default=None,
         description="Apply `sparsity` to each layer, or to all weights of the network together. Default: `global` for "
-        "`criterion: magnitude`; the others compare within a layer only.",
+        "`criterion: magnitude` and `taylor`; the others compare within a layer only.",
     )
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1,
         description="Number of steps; after step t the sparsity is 1 - (1 - t / steps)^3 of the final one, with "
         "`finetune` after each.",
     )
+    schedule: Literal["cubic", "surgery", "learned"] = Field(
+        default="cubic",
+        description="`cubic`: in `steps`. Or one training, `finetune`, with zeros that are chosen again in each of its "
+        "steps: the smallest weights, of which any can come back (`surgery`, Guo et al., 2016), or those below trained "
+        "thresholds of the layers (`learned`, after Kusupati et al., 2020). The share of zeros rises within its first "
+        "half.",
+    )
     finetune: FinetuneOptions | None = Field(
         default=None,
-        description="Training after each step, with the options of the pass `finetune`; zeros stay zero.",
+        description="Training after each step, with the options of the pass `finetune`; zeros stay zero. Or the one "
+        "training of another `schedule`.",
     )
     keep: LayerPatterns = Field(default=(), description="Layers that keep all weights.")
     samples: Positive | None = Field(
         default=None,
         description="Number of calibration samples. Default: all of `data.calibration`.",
     )
+
+    @property
+    def by_layer_outputs(self) -> bool:
+        """True if the criterion is the change of the output of each linear layer."""
+        return self.criterion in ("wanda", "sparsegpt")
 
     @property
     def kept_of(self) -> tuple[int, int] | None:
@@ -81,7 +95,9 @@ class SparsifyOptions(PassOptions):
                 "`steps` apply to `sparsity`; a pattern is applied in one step",
                 hint="leave `steps` out",
             )
-        if self.criterion != "magnitude" and self.scope == "global":
+        if self.schedule != "cubic":
+            self._trains_in_one_go()
+        if self.by_layer_outputs and self.scope == "global":
             raise fault(
                 "S205",
                 f"`criterion: {self.criterion}` compares within a layer",
@@ -89,8 +105,27 @@ class SparsifyOptions(PassOptions):
             )
         return self
 
+    def _trains_in_one_go(self) -> None:
+        """Fault S205 for options that cannot be combined with a schedule of one training."""
+        what = f"`schedule: {self.schedule}`"
+        if self.finetune is None:
+            raise fault(
+                "S205", f"{what} is a training", hint="add `finetune`, for example `finetune: {epochs: 20}`"
+            )
+        if self.steps > 1:
+            raise fault("S205", f"{what} has no `steps`", hint="leave `steps` out")
+        if self.criterion != "magnitude":
+            raise fault("S205", f"{what} compares magnitudes", hint="leave `criterion` out")
+        if self.schedule == "learned" and (self.pattern is not None or self.scope == "layer"):
+            asked = "`pattern`" if self.pattern is not None else "`scope: layer`"
+            raise fault(
+                "S205",
+                f"{what} chooses the shares of the layers: no {asked}",
+                hint="take `schedule: surgery`",
+            )
+
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Need of calibration data if the criterion uses activations."""
+        """Need of calibration data if the criterion uses it."""
         if self.criterion != "magnitude":
             yield "calibration", ("criterion",)
         yield from super().needed()

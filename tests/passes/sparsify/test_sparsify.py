@@ -1,5 +1,8 @@
 """`sparsify`: which weights become zero, and that training keeps them there."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -146,15 +149,126 @@ def test_training_needs_data() -> None:
         sparsify(net(), sparsity="50 %", finetune={"epochs": 1})
 
 
+def test_weights_that_the_loss_does_not_depend_on_are_the_first() -> None:
+    graph = net()
+    large = graph.params["a"].clone()
+    large[0] *= 100.0  # the largest weights, of a channel that nothing reads
+    unread = graph.params["w"].clone()
+    unread[:, 0] = 0.0
+    graph = graph.with_params({"a": large, "w": unread})
+    result = sparsify(graph, data(), sparsity="12.5 %", criterion="taylor").graph
+    assert not result.params["a"][0].any()
+    assert result.params["a"][1:].all()
+    assert sparsify(graph, data(), sparsity="12.5 %").graph.params["a"][0].all()
+
+
+def test_taylor_scores_need_data() -> None:
+    with pytest.raises(MissingNeedError, match="needs calibration"):
+        sparsify(net(), sparsity="50 %", criterion="taylor")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "takes a `sparsity` or a `pattern`"),
         ({"sparsity": "50 %", "pattern": "2:4"}, "takes a `sparsity` or a `pattern`"),
-        ({"pattern": "4:2"}, "no N:M pattern"),
-        ({"pattern": "2:4", "steps": 3}, "reached at once"),
+        ({"pattern": "4:2"}, "not an N:M pattern"),
+        ({"pattern": "2:4", "steps": 3}, "applied in one step"),
     ],
 )
 def test_options_that_say_nothing_or_too_much_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SparsifyOptions.model_validate(options)
+
+
+TRAINING = {"epochs": 6, "batch": 4, "learning_rate": 0.02, "distill": None}
+
+
+@pytest.mark.parametrize("schedule", ["surgery", "learned"])
+def test_zeros_of_one_training_have_the_share_that_is_asked_for(schedule: str) -> None:
+    result = sparsify(net(), data(), sparsity="80 %", schedule=schedule, finetune=TRAINING)
+    assert zeros(result.graph, "a", "d", "w") == pytest.approx(0.8, abs=0.01)
+    (row,) = result.report.table("steps").rows
+    assert row[1] == pytest.approx(0.8, abs=0.01)
+    assert row[3] < row[2]
+    assert not torch.equal(result.graph.params["b"], net().params["b"])
+
+
+def test_removed_weights_come_back_where_training_makes_them_larger() -> None:
+    graph = parse(
+        "graph(%x: f32[1x2]) {\n  const %w: f32[1x2]\n  %y: f32[1x1] = linear(%x, %w)\n  return output: %y\n}",
+        fill=lambda value: torch.zeros(value.type.shape),
+    )
+    graph = graph.with_params({"w": torch.tensor([[0.5, 0.1]])})
+    inputs = [(torch.randn(1, 2, generator=torch.Generator().manual_seed(i)),) for i in range(64)]
+    labels = [x[0][:, 1:] * 2 for x in inputs]
+    context = Context(inputs, labels, original=graph)
+    training = {**TRAINING, "epochs": 20, "loss": "mse", "batch": 8, "learning_rate": 0.05}
+    back = sparsify(graph, context, sparsity="50 %", schedule="surgery", finetune=training).graph
+    assert torch.equal(back.params["w"] == 0, torch.tensor([[True, False]]))
+    stays = sparsify(graph, context, sparsity="50 %", finetune=training).graph
+    assert torch.equal(stays.params["w"] == 0, torch.tensor([[False, True]]))
+
+
+def test_learned_thresholds_give_layers_different_shares() -> None:
+    result = sparsify(net(), data(), sparsity="60 %", schedule="learned", finetune=TRAINING).graph
+    first = sparsify(
+        net(), data(), sparsity="60 %", schedule="learned", finetune={**TRAINING, "epochs": 0}
+    ).graph
+    assert [zeros(result, name) for name in "adw"] != pytest.approx([zeros(first, name) for name in "adw"])
+
+
+def test_a_pattern_can_be_trained() -> None:
+    result = sparsify(net(), data(), pattern="2:4", schedule="surgery", finetune=TRAINING).graph
+    assert ((result.params["a"].movedim(1, -1).reshape(-1, 4) != 0).sum(1) == 2).all()
+    assert result.params["d"].all()
+
+
+def test_each_layer_has_the_share_where_surgery_compares_within_it() -> None:
+    options = {"sparsity": "75 %", "schedule": "surgery", "scope": "layer", "finetune": TRAINING}
+    result = sparsify(net(), data(), **options).graph
+    assert [zeros(result, name) for name in "adw"] == pytest.approx([0.75] * 3)
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "surgery", "learned"])
+def test_a_killed_training_of_zeros_goes_on_to_the_same_bytes(tmp_path: Path, schedule: str) -> None:
+    steps = {"steps": 2} if schedule == "cubic" else {}
+    options = {"sparsity": "80 %", "schedule": schedule, **steps}
+    whole = sparsify(net(), data(), finetune=TRAINING, **options)
+    done = 0
+
+    class KilledError(Exception):
+        pass
+
+    def progress(label: str, count: int, total: int) -> None:
+        nonlocal done
+        done += 1
+        if done == 21:
+            raise KilledError
+
+    training = {**TRAINING, "checkpoint": str(tmp_path / "state.pt")}
+    with pytest.raises(KilledError):
+        sparsify(net(), replace(data(), progress=progress), finetune=training, **options)
+    assert list(tmp_path.iterdir())
+    again = sparsify(net(), data(), finetune=training, **options)
+    assert again.graph == whole.graph
+    assert again.report == whole.report
+    with pytest.raises(PassError, match="belongs to another training"):
+        sparsify(net(), data(), finetune={**training, "seed": 1}, **options)
+    if schedule != "cubic":
+        with pytest.raises(PassError, match="belongs to another training"):
+            sparsify(net(), data(), finetune=training, **{**options, "sparsity": "70 %"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "surgery"}, "is a training"),
+        ({"schedule": "surgery", "finetune": {}, "steps": 2}, "has no `steps`"),
+        ({"schedule": "learned", "finetune": {}, "criterion": "wanda"}, "compares magnitudes"),
+        ({"schedule": "learned", "finetune": {}, "scope": "layer"}, "no `scope: layer`"),
+    ],
+)
+def test_options_that_a_schedule_does_not_have_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SparsifyOptions.model_validate({"sparsity": "50 %", **options})

@@ -1,0 +1,101 @@
+"""Trainable form of a float graph whose weights become sparse while they are trained.
+
+    surgery     w * m(w), m the mask of the largest magnitudes, chosen anew in each step; its gradient reaches all
+                weights, so that removed ones can come back      Guo et al., Dynamic Network Surgery, NeurIPS 2016
+    learned     sign(w) max(|w| - c exp(s), 0), s a trained number for each weight tensor, c the number that gives all
+                tensors together the share of zeros              after Kusupati et al., STR, ICML 2020
+
+The share of zeros rises as `share * (1 - (1 - t)^3)` with t from 0 to 1 within the first half of the training (Zhu and
+Gupta, 2017). Validation and export have all of it. With N of M as a pattern, the mask keeps the N largest of every M
+consecutive weights along the input channels from the first step on (Zhou et al., SR-STE, ICLR 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, run
+from ...ir.interpret import Observer
+from ..training.trainable import FloatTrainable
+from .criteria import mask_pattern, mask_smallest, mask_smallest_of_all
+
+_RISES = 0.5  # share of the training in which the share of zeros rises
+
+
+@dataclass(frozen=True)
+class SparseTrainable:
+    """Trainable form with zeros in the weights `sparse`. Parameter `threshold:NAME`: s of a weight, if learned."""
+
+    dense: FloatTrainable
+    sparse: tuple[str, ...]
+    schedule: Literal["surgery", "learned"]
+    share: float  # of zeros
+    scope: Literal["layer", "global"] = "global"
+    kept_of: tuple[int, int] | None = None
+    progress: float = 1.0  # share of the training that is done
+
+    def start(self) -> dict[str, Tensor]:
+        """Initial parameters: copies of the constants, and thresholds that are equal relative to each weight."""
+        parameters = self.dense.start()
+        if self.schedule == "learned":
+            parameters |= {_threshold(name): torch.zeros(1) for name in self.sparse}
+        return parameters
+
+    def at(self, progress: float) -> SparseTrainable:
+        """The form when this share of the training is done."""
+        return replace(self, progress=progress)
+
+    def forward(
+        self, batched: Graph, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor], *, observe: Observer
+    ) -> list[Tensor]:
+        """Differentiable outputs, with sparse weights."""
+        dense = {name: parameters[name] for name in self.dense.names}
+        return run(batched, inputs, params=dense | self._sparse(parameters), observe=observe)
+
+    def export(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The graph with the trained constants and all zeros."""
+        dense = {name: parameters[name].detach() for name in self.dense.names}
+        with torch.no_grad():
+            trained = dense | self.at(1.0)._sparse(parameters)
+        return self.dense.graph.with_params({name: t.contiguous() for name, t in trained.items()})
+
+    def _sparse(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {name: parameters[name] for name in self.sparse}
+        done = min(1.0, self.progress / _RISES)
+        share = self.share * (1 - (1 - done) ** 3)
+        if self.schedule == "learned":
+            return _thresholded(weights, {n: parameters[_threshold(n)] for n in weights}, share)
+        with torch.no_grad():
+            masks = self._masks(weights, share)
+            removed = {name: torch.where(masks[name], 0.0, weight) for name, weight in weights.items()}
+        return {name: weight - removed[name] for name, weight in weights.items()}
+
+    def _masks(self, weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+        if self.kept_of is not None:
+            return {name: mask_pattern(weight, *self.kept_of) for name, weight in weights.items()}
+        if self.scope == "layer":
+            return {name: mask_smallest(weight, share) for name, weight in weights.items()}
+        return mask_smallest_of_all(weights, share)
+
+
+def _thresholded(
+    weights: Mapping[str, Tensor], logs: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Weights moved towards zero by thresholds c exp(s), such that this share of all is zero."""
+    with torch.no_grad():
+        relative = torch.cat([(w.abs() / logs[name].exp()).flatten() for name, w in weights.items()])
+        zeros = round(share * relative.numel())
+        common = relative.kthvalue(zeros).values if zeros else relative.new_zeros(())
+    return {
+        name: w.sign() * (w.abs() - common * logs[name].exp()).clamp(min=0) for name, w in weights.items()
+    }
+
+
+def _threshold(name: str) -> str:
+    """Parameter name of a weight's threshold; no constant of a graph contains a colon."""
+    return f"threshold:{name}"
