@@ -139,10 +139,10 @@ def test_outputs_without_a_batch_or_of_booleans_decide_too(project: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda y: y + 1, "name no class of .*: 5 in sample .*whole numbers from 0 to 4.*D109"),
+        (lambda y: y + 1, "are not classes of .*: 5 in sample .*whole numbers from 0 to 4.*D109"),
         (
             lambda y: np.where(np.arange(len(y)) == 2, -1, y),
-            "1 of 24 labels name no class of .*: -1 in sample 2",
+            "1 of 24 labels are not classes of .*: -1 in sample 2",
         ),
         (lambda y: y + np.float32(0.5) * (np.arange(len(y)) == 7), r"\.5 in sample 7"),
     ],
@@ -240,7 +240,7 @@ def test_classes_of_positions_are_counted_at_each_position(project: Path, name: 
         (
             (8, 8),
             "metric: agreement",
-            "1x4x8x8, may have its classes along dimension 1 or 2 or 3; say which by `class_ax.*D110",
+            "1x4x8x8, may have its classes along dimension 1 or 2 or 3; set `class_ax.*D110",
         ),
         (
             (8, 8),
@@ -255,19 +255,19 @@ def test_classes_of_positions_are_counted_at_each_position(project: Path, name: 
         (
             (8, 8),
             "labels: y, metric: top1, class_axis: 3",
-            "labels of shape 24x8x8 name no class for each.*D109",
+            "labels of shape 24x8x8 have no class for each.*D109",
         ),
         (
             (4, 8),
             "labels: y, metric: top1",
-            "may have its classes along dimension 2 or 3; say which.*file.py:function.*D110",
+            "may have its classes along dimension 2 or 3; set `class_axis`.*file.py:function.*D110",
         ),
         (
             (),
             "labels: y, metric: top1",
-            "labels of shape 24 name no class .* or each position of the output, 1x4x8x8.*D109",
+            "labels of shape 24 have no class .* or each position of the output, 1x4x8x8.*D109",
         ),
-        ((8, 7), "labels: y, metric: top1", "24x8x7 name no class .*file.py:function.*D109"),
+        ((8, 7), "labels: y, metric: top1", "24x8x7 have no class .*file.py:function.*D109"),
         (
             (8, 8),
             "labels: y, metric: mse",

@@ -74,7 +74,7 @@ def test_a_model_without_static_caches_is_refused_by_name(
     tmp_path: Path, architecture: str, words: str
 ) -> None:
     save_folder(tmp_path / "net", architecture, config=DECODERS.get(architecture))
-    with pytest.raises(UserError, match=rf"{words}.*leave `cache` out.*M136"):
+    with pytest.raises(UserError, match=rf"{words}.*remove `cache`.*M136"):
         open_session(write_spec(tmp_path))
 
 

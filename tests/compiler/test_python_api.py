@@ -226,4 +226,4 @@ def test_a_script_that_its_own_spec_imports_is_not_run_without_end(tmp_path: Pat
         [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 1 and done.stdout == "runs\nruns\n"
-    assert "importing its class runs the script again" in done.stderr
+    assert "importing the class runs this script again" in done.stderr

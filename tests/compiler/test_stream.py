@@ -242,7 +242,7 @@ def test_states_of_a_streamed_network_can_be_arguments(tmp_path: Path) -> None:
 
 def test_the_float_network_is_not_run_on_frames(tmp_path: Path) -> None:
     made = compiled(tmp_path)
-    with pytest.raises(UserError, match="takes windows, and the compiled one takes new frames"):
+    with pytest.raises(UserError, match="takes windows, but the compiled network takes new frames"):
         made.run({"x": recording(15)}, on="reference")
 
 

@@ -69,11 +69,11 @@ WRONG: list[tuple[Call, str]] = [
     (lambda g: compile_model(g.net), "compile_model(inputs=...): is missing; give example inputs"),
     (
         compiled_with(inputs=(1, 1, 4, 4)),
-        "expects tensors or arrays, got 1; a shape is written as Input(shape=",
+        "expects tensors or arrays, got 1; write a shape as Input(shape=",
     ),
     (
         compiled_with(inputs={"image": (1, 1, 4, 4)}),
-        "expects tensors or arrays, got a tuple; a shape is written",
+        "expects tensors or arrays, got a tuple; write a shape as",
     ),
     (compiled_with(inputs=3), "compile_model(inputs=...): expects tensors or arrays, got 3"),
     (compiled_with(input=1), 'compile_model(input=...): no such argument; did you mean "inputs"?'),
@@ -86,7 +86,7 @@ WRONG: list[tuple[Call, str]] = [
         compiled_with(calibration=[[1.0]]),
         "compile_model(calibration=...), image: expects a tensor or a numpy array",
     ),
-    (compiled_with(calibration={"image": [[1.0]]}), "numpy.array(...) makes one"),
+    (compiled_with(calibration={"image": [[1.0]]}), "convert a list with numpy.array(...)"),
     (
         lambda g: compile_model(g.net, inputs=g.x[:1], calibration=(g.x, g.x)),
         "2 arrays for the inputs image; give",
@@ -126,7 +126,7 @@ WRONG: list[tuple[Call, str]] = [
     (lambda g: g.compiled.run(g.x, on="moon"), "on moon: is not a place to run"),
     (
         lambda g: g.compiled.run(g.x, on="torch"),
-        "the compiled network: has no torch module; ask for it under",
+        "the compiled network: has no torch module; add it to `outputs` in",
     ),
     (lambda g: g.compiled.run(g.x[:0]), "run(data): has no samples; give at least one [D105]"),
     (lambda g: g.compiled.write(None), "write(directory): expects the path of a directory, got None"),  # type: ignore[arg-type]
@@ -286,12 +286,12 @@ def test_lists_are_tuples_in_options_made_in_python() -> None:
 
 def test_data_in_memory_are_named_by_their_argument_not_as_a_file(given: Given) -> None:
     wrong = {"image": given.x, "labels": torch.full((4,), 7)}
-    with pytest.raises(UserError, match=r"^memory:evaluation: 4 of 4 labels name no class.*\[D109\]"):
+    with pytest.raises(UserError, match=r"^memory:evaluation: 4 of 4 labels are not classes of.*\[D109\]"):
         compile_model(given.net, inputs=given.x[:1], evaluation=wrong)
     huge = given.x.clone()
     huge[1] = 3e38
     with pytest.raises(
-        UserError, match=r"^memory:calibration: calibration sample 1: .* gives NaN .*\[D107\]"
+        UserError, match=r"^memory:calibration: calibration sample 1: .* computes NaN .*\[D107\]"
     ):
         net = nn.Linear(4, 3)
         net.weight.data.fill_(100.0)

@@ -116,7 +116,7 @@ def test_a_pass_that_loses_the_bits_of_layers_is_refused(registry: dict[str, Any
     registered = register(LabelledOptions)(forgetful)
     given = Context(calibration=[(torch.ones(4),)], labels=[torch.ones(1)])
     with pytest.raises(
-        VerifyError, match=r"pass labelled loses the bits of head\.conv; keep graph\.precisions"
+        VerifyError, match=r"pass labelled loses the bits of head\.conv; copy graph\.precisions"
     ):
         registered(GRAPH.with_precisions({"head.conv": Precision(4)}), LabelledOptions(), given)
 

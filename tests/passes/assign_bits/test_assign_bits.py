@@ -215,7 +215,7 @@ def test_the_word_target_stands_for_its_flash_and_memory() -> None:
     assert cost.flash_bytes <= 1700 and cost.arena_bytes <= 300
     rows = {row[0]: row[1] for row in result.report.table("budget").rows}
     assert rows["flash"] == 1700
-    with pytest.raises(PassError, match="the target's, which has neither flash nor ram"):
+    with pytest.raises(PassError, match="that of the target, which has no limit of flash or ram"):
         assign(budget="target", cost=Board())
     with pytest.raises(PassError, match="the target has no cost prediction of flash"):
         assign(budget="target")

@@ -169,7 +169,7 @@ def test_a_plan_of_another_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PassError, match="plan of another graph"):
         prune(net(seed=1), plan=str(path))
     path.write_text("[]")
-    with pytest.raises(PassError, match="is no plan"):
+    with pytest.raises(PassError, match="is not a pruning plan"):
         prune(net(), plan=str(path))
     with pytest.raises(PassError, match="No such file"):
         prune(net(), plan=str(tmp_path / "absent.json"))

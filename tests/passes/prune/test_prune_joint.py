@@ -215,8 +215,8 @@ def test_bits_need_data() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": (4,), "budget": {"macs": "50 %"}, "steps": 2}, "in one step"),
-        ({"bits": (4,), "budget": {"macs": "50 %"}, "granularity": "blocks"}, "not with `blocks`"),
+        ({"bits": (4,), "budget": {"macs": "50 %"}, "steps": 2}, "one step"),
+        ({"bits": (4,), "budget": {"macs": "50 %"}, "granularity": "blocks"}, "and no `blocks`"),
         ({"bits": (4,), "budget": {"macs": "50 %"}, "allocation": "global"}, "allocation: exact"),
         ({"budget": {"weights": "50 %"}}, "a budget of `weights` needs `bits`"),
     ],

@@ -198,7 +198,7 @@ def test_a_weight_that_is_read_twice_counts_once_with_the_sum_of_its_gradients()
     table = measure_sensitivity(graph, data, method="hawq_v2")
     shared, last = table.curvatures
     assert shared.elements == 36 and not shared.is_exact and last.is_exact
-    assert "behind w something is not piecewise linear" in table.notes[-1]
+    assert "after w the outputs are not piecewise linear" in table.notes[-1]
     assert shared.trace == pytest.approx(gauss_newton_trace(graph, "w", data), rel=1e-10)
 
 

@@ -281,7 +281,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
     data = drawn_samples(graph, 2)
     with pytest.raises(PassError, match="method hawq scores weights; for activations use gauss_newton or kl"):
         measure_sensitivity(graph, data, method="hawq", activation_bits=(8,))
-    with pytest.raises(PassError, match="no widths are given"):
+    with pytest.raises(PassError, match="no bit widths are given"):
         measure_sensitivity(graph, data, weight_bits=())
     with pytest.raises(PassError, match="1 labels for 2 calibration samples"):
         measure_sensitivity(graph, data, labels=[torch.tensor([0])])

@@ -153,7 +153,7 @@ REFUSED = {
         "%y: f32[1x4x12] = softmax{axis=2}(%x)",
         "%y is a softmax over time: it needs the whole window",
     ),
-    "reversed": ("%y: f32[1x4x12] = flip{axes=(2,)}(%x)", "%y puts the frames in another order, as reversed"),
+    "reversed": ("%y: f32[1x4x12] = flip{axes=(2,)}(%x)", "%y reorders the frames, such as in reversed"),
     "same padding": (
         """
         %c: f32[1x4x12] = conv{stride=(1,), padding=(1, 1), dilation=(1,)}(%x, <w: 4x4x3>)   # "stem", ""
@@ -165,7 +165,7 @@ REFUSED = {
         %c: f32[1x4x12] = conv{stride=(1,), padding=(0, 2), dilation=(1,)}(%x, <w: 4x4x3>)   # "stem", ""
         %r: f32[1x4x12] = relu(%c)
         %y: f32[1x4] = select{axis=2, index=11}(%r)""",
-        r"%y reads the last 2 elements of %r in time, which depend on the padding of %c \(stem\) behind the last frame",
+        r"%y reads the last 2 elements of %r in time, which depend on the padding of %c \(stem\) after the last frame",
     ),
     "a hop of less than the strides": (
         """
@@ -177,11 +177,11 @@ REFUSED = {
         """
         %m: f32[1x4x1] = mean{axes=(2,), keepdim=True}(%x)
         %y: f32[1x4x12] = mul(%x, %m)   # "se", "" """,
-        r"%y \(se\) joins frames with %m, which can be another at each call",
+        r"%y \(se\) joins frames with %m, which can differ at each call",
     ),
     "numbered frames": (
         "%y: f32[1x4x12] = add(%x, <position: 1x4x12>)",
-        "%y reads the constant %position, which differs from frame to frame",
+        "%y reads the constant %position, which differs between frames",
     ),
     "frames joined": ("%y: f32[1x4x24] = concat{axis=2}(%x, %x)", "%y joins two values along time"),
     "statistics over time": (
@@ -222,7 +222,7 @@ def test_all_refused_layers_are_named_at_once() -> None:
         %b: f32[1x4x12] = flip{axes=(2,)}(%x)
         %y: f32[1x4x12] = add(%a, %b)"""
     with pytest.raises(
-        StreamError, match=r"%a is a softmax over time.*; %b puts the frames in another order"
+        StreamError, match=r"%a is a softmax over time.*; %b reorders the frames"
     ):
         stream(network(body), axis=2)
 

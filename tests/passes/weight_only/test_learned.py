@@ -104,5 +104,5 @@ def test_outputs_that_are_no_scores_are_learned_by_their_squared_error() -> None
     settings = WeightOnlyOptions.model_validate({"weights": "int2", "rounding": "learned"})
     learned, reached, *_ = weight_only(graph, settings, Context(calibration=samples)).report.warnings
     assert reached.endswith("squared error")
-    before, after = map(float, learned.rpartition("back ")[2].split(" -> "))
+    before, after = map(float, learned.rpartition("samples ")[2].split(" -> "))
     assert after <= before
