@@ -564,7 +564,7 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
         tensor = tensor.to(torch.float64) * transform.scale + transform.offset
     elif not torch.equal(tensor.to(wanted).to(tensor.dtype), tensor):
         raise ValueError(
-            f"contains numbers outside the range of {column.type.dtype.name.lower()}, the model's input type"
+            f"contains numbers that {column.type.dtype.name.lower()}, the model's input type, cannot represent"
         )
     return _Read(tensor.to(wanted), axis)
 

@@ -1,4 +1,4 @@
-"""The encoding of each value: one for all that data movement joins, chosen from what calibration saw."""
+"""Encodings of activations: one for all values that data movement joins, chosen from calibration statistics."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from .quantization_plan import Plan
 from .range_encodings import activation_encoding, natural_encoding, to_float32
 
 _OUTLIER = 1000.0  # times the 99.9th percentile
-_APART = 2.0  # widths of the range: the encoding of nearer values represents zero
-_NEAREST_ZERO = 2 * 255  # steps; a limit below leaves nothing to gain
+_APART = 2.0  # widths of the range: the encoding of values nearer to zero represents zero
+_NEAREST_ZERO = 2 * 255  # steps; with a smaller limit, an encoding without zero has no advantage
 _FARTHEST_ZERO = 1 << 16
 _LARGEST_WEIGHT = 127
 
 
 @dataclass(frozen=True)
 class ActivationEncodings:
-    """The encoding of each value that is to be an integer, and the means of its channels.
+    """Encoding of each value that is to be an integer, and the means of its channels.
 
-    `outliers` names the groups with values far beyond nearly all others.
-    `narrow` names the nodes that compute on 8 bits alone; `narrow_encodings` is what they read of wider groups.
+    `outliers` contains the names of groups with values far beyond nearly all others.
+    `narrow` contains the nodes that compute on 8 bits only; `narrow_encodings` are the encodings in which they read
+    values of 16-bit groups.
     """
 
     groups: UnionFind
@@ -54,13 +55,13 @@ class ActivationEncodings:
         return self.by_group[self.groups.find(value.name)]
 
     def read_by(self, node: Node, value: Value) -> Encoding:
-        """Encoding in which a node that computes reads a value."""
+        """Encoding in which a computing node reads a value."""
         wide = self.of(value)
         is_narrow = node.outputs[0].name in self.narrow
         return self.narrow_encodings.get(self.groups.find(value.name), wide) if is_narrow else wide
 
     def mean(self, value: Value, axis: int) -> Tensor:
-        """Mean that calibration saw at each index of dimension `axis`."""
+        """Mean of the calibration data at each index of dimension `axis`."""
         return self.statistics[value.name].means[axis]
 
 
@@ -72,11 +73,11 @@ def choose_encodings(
     *,
     rests: Collection[str] = (),
 ) -> ActivationEncodings:
-    """One encoding for each group; an input whose data are multiples of a step keeps that step.
+    """Encodings of all groups, one each; an input whose data are multiples of a step keeps that step.
 
-    An operator with a fixed result encoding decides for its group. The encoding of values far from zero need not
-    represent it, unless something pads with it. The operand of a concat may keep a finer encoding, and is rescaled for
-    the concat alone (`concat_groups`). `rests` are values that may well be zero throughout, without a warning.
+    An operator with a fixed result encoding determines the encoding of its group. The encoding of values far from zero
+        need not represent zero, unless an operator pads them. The operand of a concat may keep a finer encoding, and is
+    rescaled for the concat only (`concat_groups`). `rests` are values that may be zero throughout, without a warning.
     """
     imposed = _imposed(graph, plan, statistics, lambda name: NARROW_BITS)
     groups = join_moved(graph, plan, statistics, imposed)
@@ -133,7 +134,7 @@ def choose_encodings(
 
 
 def _own_encoding(chain: Affine, bits: int) -> Encoding | None:
-    """The encoding of a chain on an integer input; None for reals, and where the bits cannot represent it."""
+    """Encoding of a chain on an integer input; None for reals, and if the bits cannot represent it."""
     dtype, scale = chain.input.type.dtype, to_float32(chain.scale)
     if chain.scale <= 0 or chain.nodes[-1].output.type.dtype is not DType.F32:
         return None
@@ -143,17 +144,17 @@ def _own_encoding(chain: Affine, bits: int) -> Encoding | None:
 
 
 def _centre(seen: Statistics) -> float:
-    """The middle of values that lie apart from zero, where representing zero would cost precision; else 0."""
+    """Middle of values that are so far from zero that representing zero would cost precision; else 0."""
     width, distance = seen.high - seen.low, max(seen.low, -seen.high)
     return (seen.low + seen.high) / 2 if width and distance > width * _APART else 0.0
 
 
 def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
-    """The largest zero point of each group that a reader limits; 0 where the encoding must represent zero.
+    """Largest zero point of each group that a reader limits; 0 if the encoding must represent zero.
 
-    Padding puts zeros beside the values, and the result of a function, such as a ReLU or a tanh, is zero sooner or
-    later. A layer sums as many zero points as it has weights in a row; a product of two activations, or a mean, has no
-    such bound.
+    Padding adds zeros to the values, and the result of a function, such as a ReLU or a tanh, can be zero. A
+    layer adds as many zero points as it has weights in a row; a product of two activations, or a mean, has no such
+    bound.
     """
     found: dict[str, int] = {}
 
@@ -184,7 +185,7 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
 
 
 def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:
-    """Constants that data movement joins to activations, and padding values; by group."""
+    """Ranges of constants that data movement joins to activations, and of padding values, by group."""
     found: dict[str, list[Range]] = {}
     for node in graph.nodes:
         if node.outputs[0].name not in plan.moving:
@@ -203,7 +204,7 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
 def _imposed(
     graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], bits: Callable[[str], int]
 ) -> dict[str, Encoding]:
-    """The encodings that operators impose on their results, of which `bits` are asked."""
+    """Encodings that operators impose on their results; `bits` returns the width of a result."""
     imposed: dict[str, Encoding | None] = {}
     for node in graph.nodes:
         name = node.outputs[0].name
@@ -219,7 +220,7 @@ def _imposed(
 def _imposed_on_states(
     graph: Graph, node: Node, op: Recurrent, statistics: Mapping[str, Statistics]
 ) -> dict[str, Encoding | None]:
-    """Encodings of the results of a recurrent layer; none for states of which a first one is not within 1."""
+    """Encodings of the results of a recurrent layer; None for states if a first state exceeds 1 in magnitude."""
 
     def largest(value: Value | None) -> float:
         if value is None:
@@ -240,7 +241,7 @@ def _imposed_on_states(
 
 
 def _place(graph: Graph, name: str) -> str:
-    """A value for a note, with where the user's code makes it."""
+    """A value with its place in the user's code, for a note."""
     node = graph.producers.get(name)
     source = "" if node is None else str(node.source)
     return f"%{name} ({source})" if source else f"%{name}"

@@ -1,11 +1,11 @@
-"""AdaRound: whether each weight is rounded up or down, learned against the output of its layer.
+"""AdaRound: the rounding of each weight, up or down, is learned against the output of its layer.
 
     w(V) = s * clip(floor(w / s) + h(V), -q, q),    h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)
     minimize  ||f(x') - f_w(V)(x)||^2 / ||f(x') - f_nearest(x)||^2 + r * mean(1 - |2 h(V) - 1|^beta)
 
-where f is the layer with its activation, x' what it reads in the float network, x what it reads where all before it is
-quantized. While beta falls, h(V) goes to 0 or 1. Source: Nagel et al., Up or Down? Adaptive rounding for post-training
-quantization, ICML 2020.
+where f is the layer with its activation, x' its input in the float network, and x its input in the network whose
+earlier layers are quantized. While beta decreases, h(V) tends to 0 or 1. Source: Nagel et al., Up or Down? Adaptive
+rounding for post-training quantization, ICML 2020.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _STRETCH, _SHIFT = 1.2, -0.1
 _BATCH = 512  # places of a step
 _WARM_UP = 0.2  # share of the steps in which h is free
 _BETA_FIRST, _BETA_LAST = 20.0, 2.0
-_PULL = 1.0  # r above
+_PULL = 1.0  # r in the formula above
 
 
 @dataclass(frozen=True)
 class LayerSamples:
-    """Places of one layer: groups g, places n, weights k and outputs o of a group.
+    """Output positions of one layer: groups g, positions n, weights k and outputs o of a group.
 
-    `x` [g, n, k] is what the quantized layer reads, `added` [g, n, o] or 0 its residual, `wanted` [g, n, o] the float
-    layer's result before its clamp.
+    `x` [g, n, k] is the input of the quantized layer, `added` [g, n, o] or 0 its residual, and `wanted` [g, n, o] the
+        result of the float layer before its clamp.
     """
 
     x: Tensor
@@ -40,11 +40,11 @@ class LayerSamples:
     clamp: Clamp
 
     def shortfall(self, weight: Tensor) -> Tensor:
-        """The bias [g, 1, o] with which these weights have the wanted mean of each output before the clamp."""
+        """Bias [g, 1, o] that gives each output its wanted mean before the clamp, with these weights."""
         return (self.wanted - self.x @ weight.mT - self.added).mean(1, keepdim=True)
 
     def centred(self) -> LayerSamples:
-        """The samples with inputs of mean zero: one bias has the wanted mean of each output, whatever the weights."""
+        """Samples with inputs of mean zero: one bias gives each output its wanted mean for any weights."""
         return replace(self, x=self.x - self.x.mean(1, keepdim=True))
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
@@ -56,7 +56,7 @@ class LayerSamples:
         return float(apply_clamp(self.wanted, self.clamp).square().mean())
 
     def loss(self, weight: Tensor, bias: Tensor, places: Tensor) -> Tensor:
-        """Mean squared error over some places."""
+        """Mean squared error over some positions."""
         return self._difference(weight, bias, places).square().mean()
 
     def _difference(self, weight: Tensor, bias: Tensor, places: Tensor | slice) -> Tensor:
@@ -76,7 +76,7 @@ def learn_rounding(
     learning_rate: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Integers of `weight` [g, o, k], each the one below or above weight / step, within -largest..largest.
+    """Integers of `weight` [g, o, k], each the integer below or above weight / step, within -largest..largest.
 
     `step` broadcasts against the weight: per tensor, channel or group.
     """
@@ -104,12 +104,12 @@ def learn_rounding(
 
 
 def _rectified(choice: Tensor) -> Tensor:
-    """h(V), the share of rounding up."""
+    """h(V), the fraction of rounding up."""
     return (_STRETCH * torch.sigmoid(choice) + _SHIFT).clamp(0, 1)
 
 
 def _logit(share: Tensor) -> Tensor:
-    """V with h(V) = share."""
+    """V with h(V) equal to `share`."""
     return torch.logit((share - _SHIFT) / _STRETCH)
 
 

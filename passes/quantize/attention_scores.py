@@ -1,4 +1,4 @@
-"""Attentions whose scores leave the range of their integer form, as a few calibration samples show."""
+"""Attentions whose scores exceed the range of their integer form on a few calibration samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SAMPLES = 4
 
 
 def far_scores(graph: Graph, samples: Sequence[Batch]) -> dict[str, str]:
-    """Why attentions, by their results, stay in float: their scores would be saturated."""
+    """Reasons why attentions stay in float, by the names of their results: their scores would be saturated."""
     nodes = [(node, node.op) for node in graph.nodes if isinstance(node.op, Attention)]
     read = {v.name for node, _ in nodes for v in node.operands}
     largest = dict.fromkeys((node.output.name for node, _ in nodes), 0.0)

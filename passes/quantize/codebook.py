@@ -1,4 +1,4 @@
-"""Shared weights: a layer's int8 weights take few distinct values, which are the codebook of their encoding.
+"""Shared weights: a layer's int8 weights have few distinct values, the codebook of their encoding.
 
 The table is the one of least squared error, found exactly: in one dimension clusters are intervals, and
 
@@ -20,7 +20,7 @@ from ..weighted_layers import is_layer
 
 
 def share_values(integers: Tensor, importance: Tensor, *, bits: int) -> Tensor:
-    """The integers with at most 2^bits distinct values, of least squared error weighted by `importance` (>= 0)."""
+    """Integers with at most 2^bits distinct values and the least squared error weighted by `importance` (>= 0)."""
     values, index = torch.unique(integers.to(torch.int64), return_inverse=True)
     count = 1 << bits
     if len(values) <= count:
@@ -51,9 +51,9 @@ def shared_weights(graph: Graph, *, bits: int) -> frozenset[str]:
 
 
 def storage_table(graph: Graph) -> Table:
-    """Bytes of each layer's int8 weights: as they are, as indices into a table, and with Huffman's code.
+    """Bytes of each layer's int8 weights: without coding, as indices into a table, and with Huffman coding.
 
-    The Huffman image holds, for each distinct value, the value and the length of its code, then the codes.
+    The Huffman image contains the value and the code length of each distinct value, then the codes.
     """
     rows: dict[str, tuple[Cell, ...]] = {}
     for node in graph.nodes:
@@ -79,7 +79,7 @@ def storage_table(graph: Graph) -> Table:
 
 
 def _intervals(values: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and cost of one rounded value for the sorted values i..j-1, at [i, j]; infinite where i >= j."""
+    """Mean and cost of one rounded value for the sorted values i..j-1, at [i, j]; infinite if i >= j."""
     sums = [torch.cat([torch.zeros(1, dtype=torch.float64), (mass * values**p).cumsum(0)]) for p in range(3)]
     weight, first, second = (s[None, :] - s[:, None] for s in sums)
     mean = torch.where(weight > 0, first / weight, values[0])

@@ -1,13 +1,14 @@
-"""Groups of values that share an encoding: all that data movement joins, except at concats of very different ranges.
+"""Groups of values that share an encoding: all values that data movement joins, except at concats of very different
+ranges.
 
-So do the results of a recurrent layer and its last state, and the first states with the last ones, unless what the
-first ones share an encoding with has another one imposed, or a larger range.
+The results of a recurrent layer and its last state share an encoding, too. The first states share one with the last
+states, unless the group of the first states has another imposed encoding, or a larger range.
 
-The operands of a magnitude share one, too: on 16 bits its integer form needs that.
+The operands of a magnitude share an encoding, because its 16-bit integer form requires that.
 
-A concat can rescale an operand. The two have different encodings where one range is less than half the other, and where
-something gains: for a finer operand, a reader of its group (all that other movement joins it with); for a finer result,
-another operand.
+A concat can rescale an operand. The two have different encodings if one range is less than half the other, and if a
+value benefits: for a finer operand, a reader of its group (all values that other movement joins with it); for a finer
+result, another operand.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NEAR = 2.0  # ranges that differ by no more than this factor share an encoding
 def join_moved(
     graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], fixed: Mapping[str, Encoding]
 ) -> UnionFind:
-    """The groups; `fixed` has the encodings that operators impose on their results."""
+    """Groups of values with one encoding; `fixed` contains the encodings that operators impose on their results."""
     groups = UnionFind()
     for before, after in plan.states:
         groups.unite((before.name, after.name))
@@ -79,7 +80,7 @@ def _represents(encoding: Encoding, covered: Range) -> bool:
 
 
 class _Concats:
-    """Joins operands of concats to results, the nearest ranges first, and keeps what that makes of each group."""
+    """Joins operands of concats to results, the nearest ranges first, and updates the properties of each group."""
 
     def __init__(
         self,
@@ -92,8 +93,10 @@ class _Concats:
         self._groups = groups
         self._ranges: dict[str, Range] = {}
         self._limits: dict[str, set[Encoding]] = {}
-        self._read: set[str] = set()  # groups of which something is computed, or leaves the integers
-        self._made: set[str] = set()  # groups with a value that comes from elsewhere than movement
+        self._read: set[str] = (
+            set()
+        )  # groups with a value that a node computes with, or that leaves the integers
+        self._made: set[str] = set()  # groups with a value that is not a result of movement
         outputs = {v.name for v in graph.outputs}
         for value in (*graph.inputs, *(v for node in graph.nodes for v in node.outputs)):
             group = groups.find(value.name)
@@ -110,7 +113,7 @@ class _Concats:
                 self._read.add(group)
 
     def join(self, joints: list[tuple[str, str]]) -> None:
-        """Decide for each pair of operand and result of a concat."""
+        """Decides for each pair of operand and result of a concat."""
         while True:
             apart = {(self._groups.find(x), self._groups.find(y)) for x, y in joints}
             free = sorted((x, y) for x, y in apart if x != y and self._may_share(x, y))
@@ -124,7 +127,7 @@ class _Concats:
                 return
 
     def _gains(self, x: str, y: str) -> bool:
-        """Whether encodings that differ are of use to a reader of the operand, or to another operand."""
+        """True if different encodings benefit a reader of the operand, or another operand."""
         return x in self._read if self._ratio(x, y) > 1 else y in self._made
 
     def _unite(self, x: str, y: str) -> None:
@@ -139,7 +142,7 @@ class _Concats:
                 marked.add(group)
 
     def _may_share(self, x: str, y: str) -> bool:
-        """Whether the encoding that an operator imposes on one, if any, represents both."""
+        """True if the encoding that an operator imposes on one of them, if any, represents both."""
         limits, covered = self._limits.get(x, set()) | self._limits.get(y, set()), self._joint_range(x, y)
         if not limits or covered is None:
             return len(limits) < 2
@@ -164,6 +167,6 @@ def _moves(plan: Plan, node: Node) -> bool:
 
 
 def _ends(encoding: Encoding) -> tuple[float, float]:
-    """The reals of the smallest and the largest integer."""
+    """Reals that the smallest and the largest integer represent."""
     zero, scale = encoding.zero_point[0], encoding.scale[0]
     return (encoding.qmin - zero) * scale, (encoding.qmax - zero) * scale

@@ -2,10 +2,10 @@
 
     W (a x + b) + c = (W a) x + (c + W b)
 
-An input of integers keeps its numbers: of (p - 127.5) / 128 the half step, which no zero point holds, becomes part of
-the bias. Means and deviations of channels are folded whole, so that one scale serves all channels. A layer that pads
-puts 0 beside a x + b, not beside x: there the fold would be wrong by W b at the border, so that only parts of a step,
-no more than a rounding error, are folded.
+An integer input keeps its integers: for (p - 127.5) / 128, the half step, which no zero point can represent, becomes
+part of the bias. Means and deviations of channels are folded completely, so that one scale fits all channels. A layer
+that pads inserts 0 into a x + b, not into x: a fold would be wrong by W b at the border, so that only parts of a
+step, no more than a rounding error, are folded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..report import Decision
 from ..weighted_layers import bias_name, is_layer
 
 _INTEGERS = (DType.U8, DType.I8)
-_ALIKE = 4.0  # ratio of the channels' scales up to which one scale serves them
+_ALIKE = 4.0  # ratio of the channels' scales up to which one scale fits them
 _WHOLE = 1e-4  # of a step
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """Arithmetic from an input to a layer: `scale` and `offset` of each channel the layer reads, or of all, [1]."""
+    """Arithmetic from an input to a layer: `scale` and `offset` of each channel of the layer, or of all, [1]."""
 
     input: Value
     nodes: tuple[Node, ...]
@@ -45,7 +45,7 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Fold:
-    """A chain, and what is left of it: one scale and one offset."""
+    """A chain, and the scale and offset that remain in the graph."""
 
     chain: _Chain
     scale: float
@@ -53,7 +53,7 @@ class _Fold:
 
 
 def fold_into_first_layers(graph: Graph) -> tuple[Graph, tuple[Decision, ...]]:
-    """The graph with the scales and offsets of its inputs in the weights and biases that read them."""
+    """The graph after folding the scales and offsets of its inputs into the weights and biases that read them."""
     folds: list[_Fold] = []
     decisions: list[Decision] = []
     for chain in filter(None, (_chain(graph, value) for value in graph.inputs)):
@@ -66,7 +66,7 @@ def fold_into_first_layers(graph: Graph) -> tuple[Graph, tuple[Decision, ...]]:
 
 
 def _decide(chain: _Chain) -> tuple[_Fold | None, str]:
-    """Fold decision with its reason; None if there is nothing to fold."""
+    """Fold decision with its reason; None if nothing can be folded."""
     is_integer = chain.input.type.dtype in _INTEGERS
     if chain.scale.numel() > 1 or chain.offset.numel() > 1:
         if chain.pads:
@@ -81,12 +81,14 @@ def _decide(chain: _Chain) -> tuple[_Fold | None, str]:
         return None, ""
     border = "; at the border, where it pads with 0, this is wrong by as much" if chain.pads else ""
     part = abs(steps - round(steps))
-    reason = f"{part:.2g} of a step of the input, which no zero point holds, is in its bias{border}"
+    reason = f"{part:.2g} of a step of the input, which no zero point represents, is in its bias{border}"
     return _Fold(chain, scale, round(steps) * scale), reason
 
 
 def _chain(graph: Graph, value: Value) -> _Chain | None:
-    """The arithmetic between an input and the layer that alone reads it; None if there is other than that."""
+    """Arithmetic between an input and the layer that is its only reader; None if the input has other readers or
+    operators.
+    """
     at, nodes = value, list[Node]()
     while graph.use_count(at) == 1 and graph.users.get(at.name):
         (node,) = graph.users[at.name]
@@ -114,7 +116,7 @@ def _arithmetic(nodes: Iterable[Node]) -> list[Node]:
 
 
 def _measured(graph: Graph, value: Value, nodes: list[Node], layer: Node) -> _Chain | None:
-    """The chain with its scale and offset, which are its values at 1 and 0."""
+    """The chain with its scale and offset, computed from its values at 1 and 0."""
     weight, bias, data = layer.operand("weight"), layer.optional("bias"), layer.operand("x")
     constants = [v for v in (weight, bias) if v is not None]
     if not _arithmetic(nodes) or not all(
@@ -183,7 +185,7 @@ def _layer(
     offset = (fold.chain.offset - fold.chain.scale / fold.scale * fold.offset).expand(channels)
 
     def by_output(numbers: Tensor) -> Tensor:
-        """The numbers of the channels that each output channel reads, shaped as the weight."""
+        """The numbers of the channels that each output channel reads, in the shape of the weight."""
         rows = numbers.reshape(groups, -1).repeat_interleave(weight.shape[0] // groups, dim=0)
         return rows.reshape(*rows.shape, *[1] * (weight.ndim - 2))
 

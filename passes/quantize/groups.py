@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class UnionFind:
     """Disjoint sets of names; the representative of a set is its oldest member.
 
-    Of sets of one size `networkx.utils.UnionFind` takes a representative in the order of a Python set, which differs
-    between runs for texts; here it decides which of two equal joints is made first.
+    For sets of equal size `networkx.utils.UnionFind` chooses a representative in the order of a Python set, which
+    differs between runs for strings; here the representative determines which of two equal joints comes first.
     """
 
     def __init__(self) -> None:
@@ -17,7 +17,7 @@ class UnionFind:
         self._age: dict[str, int] = {}
 
     def find(self, name: str) -> str:
-        """The representative of the set that holds `name`."""
+        """The representative of the set that contains `name`."""
         self._age.setdefault(name, len(self._age))
         path = []
         while (parent := self._parent.get(name, name)) != name:
@@ -28,7 +28,7 @@ class UnionFind:
         return name
 
     def unite(self, names: Iterable[str]) -> None:
-        """Make one set of the sets of all these names."""
+        """Merges the sets of all these names."""
         roots = sorted({self.find(name) for name in names}, key=self._age.__getitem__)
         for root in roots[1:]:
             self._parent[root] = roots[0]

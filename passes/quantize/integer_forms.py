@@ -1,10 +1,10 @@
-"""A batch norm that no layer could take becomes arithmetic that has an integer form.
+"""Rewrites of operators to arithmetic that has an integer form.
 
-[n, c, ...]   a depthwise convolution with kernel 1: weight scale[c], bias shift[c]
-[n, c]        x * scale + shift
+A batch norm that is not merged into a layer becomes:
 
-So do a division by a constant, as a product, and sqrt(a^2 + b^2), as a magnitude; what rounds to half precision is
-left out.
+[n, c, ...]   a depthwise convolution with kernel 1: weight scale[c], bias shift[c] [n, c]        x * scale + shift
+
+A division by a constant becomes a product, and sqrt(a^2 + b^2) a magnitude; roundings to half precision are removed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lowering of a float graph to integers, once plan and encodings are known."""
+"""Lowering of a float graph to integers, with a given plan and given encodings."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Lowering:
         self.decisions: list[Decision] = []
 
     def graph(self) -> Graph:
-        """The integer graph; PassError with `on_overflow: error` where accumulators could overflow."""
+        """The integer graph; PassError with `on_overflow: error` if accumulators could overflow."""
         for value in self._graph.inputs:
             self._reals[value.name] = self._builder.input(value.name, value.type)
-        for value, _ in self._plan.states:  # it is an integer between two calls, whoever reads it
+        for value, _ in self._plan.states:  # it is an integer between two calls, for all readers
             self._reals[value.name] = self._builder.add(Dequantize(), self._integer(value))
         for node in self._graph.nodes:
             self._lower(node)
@@ -180,7 +180,9 @@ class Lowering:
         ]
 
     def _recurrent_operands(self, node: Node, op: Recurrent) -> list[Value | None]:
-        """A row of each matrix has a scale; first states have the encodings of the last ones."""
+        """Operands of a recurrent layer: each row of a matrix has a scale; first states have the encodings of the
+        last states.
+        """
         x = self._integer(node.operand("x"))
         states = [
             None if v is None else self._encoded(v, self._encodings.of(last))
@@ -220,7 +222,7 @@ class Lowering:
     def _note_recurrent(
         self, node: Node, op: Recurrent, operands: Sequence[Value | None], outputs: Sequence[TensorType]
     ) -> None:
-        """The row of a recurrent layer; OverflowBoundError where an accumulator could leave int32."""
+        """Adds the row of a recurrent layer; OverflowBoundError if an accumulator could exceed int32."""
         types = [None if v is None else v.type for v in operands]
         constants = [None if v is None else self._builder.tensor(v) for v in operands]
         bound = op.prove(types, outputs, constants)
@@ -230,7 +232,7 @@ class Lowering:
         self._rows[node.outputs[0].name] = row
 
     def _constant(self, value: Value, integers: Tensor, encoding: Encoding) -> Value:
-        """A constant as integers; nodes that share it and its encoding share the integers too."""
+        """A constant as integers; nodes with the same constant and encoding share the integers."""
         key = (value.name, encoding)
         if key not in self._constants:
             self._constants[key] = self._builder.constant(value.name, integers, quantization=encoding)
@@ -247,7 +249,7 @@ class Lowering:
         return self._constant(value, encoding.quantize(tensor), encoding)
 
     def _with_encoding(self, value: Value, encoding: Encoding) -> Value:
-        """The integer form of a value, rescaled where a node needs another encoding."""
+        """The integer form of a value, rescaled if a node needs another encoding."""
         own = self._integer(value)
         if own.type.quantization == encoding:
             return own
@@ -259,7 +261,7 @@ class Lowering:
         return self._rescaled[key]
 
     def _integer(self, value: Value) -> Value:
-        """The integer form of a value, converted where it is first asked for."""
+        """The integer form of a value, converted at its first use."""
         if value.name not in self._integers:
             self._integers[value.name] = self._builder.add(
                 Quantize(), self._real(value), name=f"{value.name}_q", quantization=self._encodings.of(value)
@@ -267,12 +269,12 @@ class Lowering:
         return self._integers[value.name]
 
     def _state(self, value: Value) -> Value:
-        """The real form of an output that the next call continues, as its integers give it."""
+        """The real form of an output that the next call continues, dequantized from its integers."""
         integer = self._integer(value)
         return self._builder.add(Dequantize(), integer, name=f"{value.name}_state")
 
     def _real(self, value: Value) -> Value:
-        """The float form of a value, converted where it is first asked for; what never was real as it stands."""
+        """The float form of a value, converted at its first use; a value that never was real stays unchanged."""
         if value.name not in self._reals:
             if self._graph.is_constant(value):
                 real = self._builder.constant(
@@ -293,7 +295,7 @@ def _prove(
     residual: TensorType | None,
     y: Encoding,
 ) -> int:
-    """Largest accumulator of a layer over all inputs; OverflowBoundError when no integer form holds it."""
+    """Largest accumulator of a layer over all inputs; OverflowBoundError if no integer form can represent it."""
     weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_encoding)
     output = node.output.type.quantized(y)
     fixed = fixed_point(x, weight, output, residual=residual, clamp=op.clamp)

@@ -1,9 +1,8 @@
 """Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
 
-A layer's activations are its operands; the states of a recurrent layer have 16 bits, and what an attention reads has 8
-unless its own layer asks for more. Values that share an encoding
-share their bit width, the widest one requested for a member; a value that an operator of 8 bits makes has 8, and one
-that such an operator reads is converted for it.
+A layer's activations are its operands; the states of a recurrent layer have 16 bits, and the operands of an attention
+have 8, unless its own layer requests more. Values that share an encoding share their bit width, the widest one
+requested for a member; the result of an operator with 8 bits has 8, and an operand of such an operator is converted.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ NARROW_BITS = 8
 
 @dataclass(frozen=True)
 class Precisions:
-    """Bits by module path. A path that the spec's `layers` do not settle is as `decided`, then as the options say."""
+    """Bits by module path. A path not in the spec's `layers` has the bits in `decided`, else the options'."""
 
     options: QuantizeOptions
     decided: Mapping[str, Precision] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = str.__eq__
 
     def is_float(self, module: str) -> bool:
-        """Whether the layer stays in float."""
+        """True if the layer stays in float."""
         settings = self._settings(module)
         return bool(settings) and settings[0].weights == FLOAT_BITS
 
@@ -47,11 +46,11 @@ class Precisions:
         return next(given, None) or BITS[self.options.weights]
 
     def activation_bits(self, module: str) -> int:
-        """Bits that the layer asks of its operands."""
+        """Bits that the layer requests for its operands."""
         return self.chosen_bits(module) or BITS[self.options.activations]
 
     def chosen_bits(self, module: str) -> int | None:
-        """Bits of its operands that were chosen for this layer, not for all of them."""
+        """Bits of its operands that were chosen for this layer only; None if there are none."""
         return next((p.activations for p in self._settings(module) if p.activations is not None), None)
 
     def _settings(self, module: str) -> tuple[Precision, ...]:
@@ -64,7 +63,7 @@ class Precisions:
 
 
 def precision_of(setting: LayerPrecision) -> Precision:
-    """The precision that a spec's setting of a layer names."""
+    """The precision that a setting of a layer in the spec describes."""
     if not isinstance(setting, LayerBits):
         return Precision(BITS.get(setting, FLOAT_BITS))
     weights, activations = (name and BITS[name] for name in (setting.weights, setting.activations))
@@ -73,7 +72,9 @@ def precision_of(setting: LayerPrecision) -> Precision:
 
 @dataclass(frozen=True)
 class GroupBits:
-    """Bit width of each group of values that share an encoding, nodes limited to 8 bits, and unmet requests."""
+    """Bit width of each group of values that share an encoding, nodes limited to 8 bits, and warnings of unmet
+    requests.
+    """
 
     by_group: Mapping[str, int]
     narrow: frozenset[str]  # first results of nodes
@@ -81,11 +82,11 @@ class GroupBits:
 
 
 def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
-    """The widest that a reader asks of a value of the group; the default where nobody asks.
+    """The widest width that a reader requests for a value of each group; the default without a request.
 
-    Values in a role (`value_roles`) may have 16 bits by themselves; layers and products read them in fewer.
+    Values in a role (`value_roles`) may have 16 bits although layers and products read them in fewer.
 
-    With 16 bits for all as the default, operators that have no form on 16 bits stay in float instead.
+    If the default is 16 bits for all, operators without a 16-bit form stay in float instead.
     """
     default = BITS[precisions.options.activations]
     computing = [n for n in graph.nodes if n.outputs[0].name in plan.computing]
@@ -112,7 +113,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
         maker = capped.get(group)
         if maker is not None and bits > NARROW_BITS:
             warnings.append(
-                f"{module}: asks for {bits} bits of what {maker.op.name} %{group} gives, which has 8"
+                f"{module}: requests {bits} bits for the result of {maker.op.name} %{group}, which has 8"
             )
             bits = NARROW_BITS
         by_group[group] = bits
@@ -129,7 +130,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
 
 
 def _reads_narrow(node: Node, precisions: Precisions) -> bool:
-    """Whether a layer, an attention or a product of matrices asks for 8 bits."""
+    """True if a layer, an attention or a matrix product requests 8 bits."""
     if isinstance(node.op, Attention):
         return precisions.chosen_bits(node.source.module) in (None, NARROW_BITS)
     is_product = is_layer(node.op) or isinstance(node.op, MatMul)
@@ -137,7 +138,7 @@ def _reads_narrow(node: Node, precisions: Precisions) -> bool:
 
 
 def accepts_wide(node: Node) -> bool:
-    """Whether the operator has an integer form on activations of 16 bits."""
+    """True if the operator has an integer form on 16-bit activations."""
     if node.op.quantized is Quantized.MOVE or is_layer(node.op) or isinstance(node.op, Recurrent | Attention):
         return True
     fine, coarse = (

@@ -1,9 +1,9 @@
-"""A convolution, transposed convolution or linear layer as a matrix product over some of its places.
+"""A convolution, transposed convolution or linear layer as a matrix product over some of its output positions.
 
     y[g, n] = rows[g, n] @ taps[g]^T + bias + residual[g, n]
 
-with g the groups, n the places of all samples, k the weights of one output: an unfolding of which only the places
-that are asked for exist.
+with g the groups, n the positions of all samples, k the weights of one output. Only the requested positions are
+unfolded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def unfold(op: Layer, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...
 
 
 def _stretched(op: ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """The image with zeros between and around, whose convolution with the flipped kernel is the transposed one."""
+    """The image with zeros inserted and around it; its convolution with the flipped kernel is the transposed
+    convolution.
+    """
     sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], op.stride, strict=True)]
     image = x.new_zeros(*x.shape[:2], *sizes)
     image[tuple(slice(None, None, s) for s in (1, 1, *op.stride))] = x
@@ -64,7 +66,9 @@ def _stretched(op: ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
 
 
 def pick(op: Layer, y: Tensor, places: Tensor) -> Tensor:
-    """A tensor shaped like the layer's result at `places` of each sample: [groups, samples * places, out / groups]."""
+    """A tensor of the shape of the layer's result at `places` of each sample: [groups, samples * places, out /
+    groups].
+    """
     if not isinstance(op, Conv | ConvTranspose):
         return y.reshape(-1, y.shape[-1])[places][None]
     picked = y.flatten(2)[:, :, places].reshape(len(y), op.groups, -1, len(places))

@@ -1,17 +1,18 @@
 """The pass `quantize`: post-training quantization to integers, from calibration data.
 
-    fold        what the network does to its inputs becomes part of its first layers (`first_layers`)
+    fold        arithmetic on the inputs of the network becomes part of its first layers (`first_layers`)
     recurrent   a recurrent layer becomes a node for each of its layers and directions (`recurrent_layers`)
-    masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
-    attention   products and softmax that are an attention become that operator (`written_attention`)
-    prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
-    plan        which nodes compute on integers (`quantization_plan`)
+    masks       an addend that only masks positions of a softmax becomes an operand of its own (`masks`)
+    attention   products and softmax that compute an attention become that operator (`written_attention`)
+    prepare     an unmerged batch norm becomes a depthwise convolution, activations become part of their producers
+    plan        selection of the nodes that compute on integers (`quantization_plan`)
     calibrate   the float graph runs on the samples (`calibrate`)
-    encodings       scale and zero point of each group of values that data movement joins (`activation_encodings`)
-    lower       nodes are rebuilt on integers, conversions put where float and integers meet (`integer_lowering`)
-    round       with `adaround`, weights are rounded anew for the output of each layer (`weight_rounding`)
+    encodings   scale and zero point of each group of values that data movement joins (`activation_encodings`)
+    lower       nodes are rebuilt on integers, with conversions between float and integers (`integer_lowering`)
+    round       with `adaround`, weights are rounded again for the output of each layer (`weight_rounding`)
 
-What has no integer form, or none that is proven not to overflow, stays in float; the report says which and why.
+An operator without an integer form, or without one that is proven not to overflow, stays in float; the report
+contains the operator and the reason.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from .weight_rounding import learn_roundings
 from .written_attention import fuse_written_attention
 
 OUTLIERS = "outliers"
-"""Table of the groups of values in which calibration saw outliers, where it saw any."""
+"""Table of the groups of values in which calibration found outliers."""
 
 
 @register(QuantizeOptions)
 def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
-    """Integer graph whose results are near the float graph's on data like the calibration samples."""
+    """The integer graph; its results are near those of the float graph on data like the calibration samples."""
     samples = context.calibration[: options.samples]
     precisions = Precisions(options, graph.precisions, context.selects)
     prepared = prepare(split_recurrent(graph, precisions.is_float), samples)
@@ -88,7 +89,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
 
 
 def _nothing_quantized(graph: Graph, plan: Plan) -> Iterator[str]:
-    """A note where no operator computes on integers, with the reason behind most of the work."""
+    """A note if no operator computes on integers, with the reason for most of the work."""
     if plan.computing or not plan.declined:
         return
     work = Counter[str]()
@@ -110,8 +111,7 @@ def _outlier_table(encodings: ActivationEncodings) -> tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`, with the
-    reasons.
+    """A float graph whose nodes become integer nodes one by one, except those that `in_float` maps to a reason.
 
     `rests` are values that are often zero throughout.
     """
@@ -123,7 +123,7 @@ class Prepared:
 
 
 def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
-    """The graph with masks lifted and batch norms and activations in the form that integers have."""
+    """The graph with masks as operands, and with batch norms and activations in their integer forms."""
     full, halves = apply_rules(graph, (DROP_HALF,))
     folded, first = fold_into_first_layers(full)
     masked = lift_masks(folded, samples)

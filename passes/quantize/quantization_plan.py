@@ -1,4 +1,4 @@
-"""Selection of the nodes that compute on integers, from graph structure and spec, before calibration."""
+"""Selection of the nodes that compute on integers, from the graph's structure and the spec, before calibration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ..weighted_layers import is_layer
 
 @dataclass(frozen=True)
 class Plan:
-    """Nodes are named by their first result. `declined` says why a node stays in float.
+    """Selected nodes, by their first result. `declined` contains the reason why a node stays in float.
 
-    `observed` names the values that calibration is to look at, with the dimensions along which it takes means. `states`
-    are inputs that continue an output at the next call, each with that output, of which one is to be an integer.
+    `observed` maps the names of the values that calibration measures to the dimensions of their means. `states` are
+    pairs of an input that continues an output at the next call and that output, of which at least one is to be an
+    integer.
     """
 
     computing: frozenset[str]
@@ -31,7 +32,7 @@ class Plan:
     states: tuple[tuple[Value, Value], ...] = ()
 
     def is_integer(self, node: Node) -> bool:
-        """True for a node that is to compute on, or move, integers."""
+        """True for a node that is to compute on integers, or move them."""
         return node.outputs[0].name in self.computing or node.outputs[0].name in self.moving
 
 
@@ -43,15 +44,17 @@ def make_plan(
     state: Mapping[str, str] | None = None,
     wide: Collection[str] = (),
 ) -> Plan:
-    """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
+    """Selects each node with an integer form to compute on integers unless `float_layers(module)`; data movement
+    follows.
 
-    Also in float stay the nodes that `in_float` names by their results, for its reasons, and those whose results are
-    only divided by, compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
+    The nodes that `in_float` contains, by their results, stay in float with its reasons. Nodes whose results are only
+    divisors, operands of comparisons, or masks of an attention stay in float, too: these uses need relative precision
+        of small numbers.
 
-    Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
-    the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do,
-    or inputs and outputs that are `wide` as integers: it would be no less exact in float, and a float operand or result
-    should not lose precision for it.
+        Movement is on integers if its operand is an integer already, or if a later node needs integers: the earlier the
+        conversion, the fewer bytes move. A norm by statistics computes on integers if it is between nodes that do, or
+    between inputs and outputs that are `wide` as integers: it would be no less exact in float, but a float operand or
+        result should not lose precision for it.
     """
     declined: dict[str, str] = dict(in_float or {})
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
@@ -96,14 +99,14 @@ def make_plan(
 
 
 def _is_real(node: Node) -> bool:
-    """Whether a node computes on, or makes, reals: not what booleans and whole numbers become."""
+    """True if a node has a floating-point operand or result."""
     return any(v.type.dtype.is_floating for v in (*node.operands, *node.outputs))
 
 
 def _between_integers(
     graph: Graph, norms: Sequence[Node], integers: Collection[str], wide: Collection[str]
 ) -> set[str]:
-    """Results of the norms whose operand is an integer, and whose result only other nodes read as one."""
+    """Results of the norms whose operand is an integer, and whose result only nodes on integers read."""
     outputs = {v.name for v in graph.outputs if v.name not in wide}
     integers = {*integers, *(v.name for v in graph.inputs if v.name in wide)}
     found = {node.output.name for node in norms} - outputs
@@ -129,13 +132,13 @@ def _is_between(graph: Graph, node: Node, integers: Collection[str]) -> bool:
 
 
 def _encodings(graph: Graph) -> frozenset[str]:
-    """Results of nodes that only scale and shift an input for a node behind them."""
+    """Results of nodes that only scale and shift an input for a later node."""
     chains = [chain for name, chain in affine_inputs(graph).items() if graph.users.get(name)]
     return frozenset(node.output.name for chain in chains for node in chain.nodes if not is_movement(node.op))
 
 
 def _independent(graph: Graph) -> frozenset[str]:
-    """Values that depend on no input: constants, and what nodes compute of them and of the sizes of a call."""
+    """Values that depend on no input: constants, and results computed from them and from the sizes of a call."""
     found = {value.name for value in graph.constants}
     for node in graph.nodes:
         if all(value.name in found for value in node.operands):
@@ -169,7 +172,7 @@ def _why_float(
 
 
 def _relative(graph: Graph) -> set[str]:
-    """Nodes without weights, by their first result, all of whose readers need it in relative precision."""
+    """Nodes without weights, by their first result, all of whose readers need relative precision."""
     found: set[str] = set()
     outputs = {v.name for v in graph.outputs}
     for node in reversed(graph.nodes):
@@ -197,7 +200,7 @@ def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
 
 
 def _reals(node: Node) -> tuple[Value, ...]:
-    """The operands but for the masks of softmax and attention."""
+    """The operands except the masks of softmax and attention."""
     if isinstance(node.op, Attention):
         bias = node.optional("bias")
         return (*node.operands[:3], *(() if bias is None else (bias,)))

@@ -1,4 +1,4 @@
-"""Encodings (scale and zero point) from a range of values, or from the step that all data are multiples of."""
+"""Encodings (scale and zero point) from a range of values, or from a step of which all data are multiples."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import torch
 from ...ir import Encoding
 from ..calibration.observers import Range, Statistics
 
-_STEP_TOLERANCE = 1e-3  # of a step, for data that went through float32
+_STEP_TOLERANCE = 1e-3  # of a step, for data that were converted to float32
 FLOAT32_RANGE = (torch.finfo(torch.float32).tiny, float(torch.finfo(torch.float32).max))
-"""Smallest normal and largest float32: scales are within."""
+"""Smallest normal and largest float32: the limits of scales."""
 
 
 def to_float32(x: float) -> float:
-    """The nearest float32: scales are stored and computed with in that type."""
+    """The nearest float32: scales are stored and used in that type."""
     return float(torch.tensor(x, dtype=torch.float64).clamp(*FLOAT32_RANGE).to(torch.float32))
 
 
 def activation_encoding(covered: Range, *, bits: int, farthest: int = 0) -> Encoding:
-    """Encoding that represents a range end to end: asymmetric at 8 bits, symmetric at 16.
+    """Encoding that represents a range from end to end: asymmetric at 8 bits, symmetric at 16.
 
-    Zero is on it, unless the range lies apart from zero; then its zero point is at most `farthest`. A range of no
-    width, a tensor that was zero throughout, gets the scale 1.
+    It represents zero, unless the range is far from zero; then its zero point is at most `farthest`. A range of width
+        zero, from a tensor that was zero throughout, has the scale 1.
     """
     levels = (1 << bits) - 1
     if not covered.width:
@@ -40,17 +40,17 @@ def activation_encoding(covered: Range, *, bits: int, farthest: int = 0) -> Enco
 
 
 def symmetric_encoding(covered: Range, *, bits: int) -> Encoding:
-    """Encoding with zero point 0 that represents the farther end of the range."""
+    """Encoding with zero point 0 that represents the end of the range farther from zero."""
     largest = max(-covered.low, covered.high)
     qmax = (1 << (bits - 1)) - 1
     return Encoding((to_float32(largest / qmax) if largest else 1.0,), bits=bits)
 
 
 def natural_encoding(statistics: Statistics, *, bits: int) -> Encoding | None:
-    """The encoding that represents all data exactly, as of pixels and stored features; None if there is none.
+    """Encoding that represents all data exactly, such as pixels and stored features; None if there is none.
 
-    Looks for one step of which every value is a multiple, with no more multiples than the bits can count, and
-    divides it as often as there is room.
+    The search is for one step of which each value is a multiple, with no more multiples than the bits can represent;
+        the step is then divided by the largest integer that the bits allow.
     """
     levels = (1 << bits) - 1
     low, high = min(statistics.low, 0.0), max(statistics.high, 0.0)
@@ -66,6 +66,6 @@ def natural_encoding(statistics: Statistics, *, bits: int) -> Encoding | None:
         return None
     parts = levels // count
     qmin = -(1 << (bits - 1))
-    spare = levels - count * parts if low < 0 else 0  # data that start at zero keep their room above
+    spare = levels - count * parts if low < 0 else 0  # data that start at zero keep the unused integers above
     zero = min(qmin - round(low / step) * parts + spare // 2, qmin + levels)
     return Encoding((to_float32(step / parts),), (zero,), bits=bits)

@@ -1,7 +1,7 @@
-"""Recurrent layers before quantization: a node for each layer and direction, as the integer form has it.
+"""Recurrent layers before quantization: one node for each layer and direction, as in the integer form.
 
-The backward direction reads a flipped sequence, and its own sequence is flipped back; the sequences of both directions
-are concatenated. First states are slices of those given, last states are concatenated.
+The backward direction reads a flipped sequence, and its result is flipped back; the sequences of both directions are
+concatenated. First states are slices of the given states, last states are concatenated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CELLS, _FEATURES = 0, 2  # dimensions of states and of sequences
 
 
 def split_recurrent(graph: Graph, is_float: Callable[[str], bool]) -> Graph:
-    """The graph with one node for each layer and direction, but for the modules that stay in float."""
+    """The graph with one node for each layer and direction, except in modules that stay in float."""
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         op = node.op

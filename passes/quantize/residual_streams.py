@@ -1,9 +1,10 @@
-"""Residual streams: sums that are normalized along a row, and what is added to them.
+"""Residual streams: sums that are normalized along a row, and their addends.
 
-    x + f(norm(x)) + g(norm(...)) ...        pre-norm: the sums, and the value that they begin with
+    x + f(norm(x)) + g(norm(...)) ...        pre-norm: the sums, and their first value
     norm(x + f(x))                           post-norm: the sums, and the norm's results that are added again
 
-They carry small changes of large values through all layers of a transformer, so that their steps count most.
+They carry small changes of large values through all layers of a transformer, so that their steps have the largest
+effect.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..weighted_layers import is_layer
 
 
 def residual_streams(graph: Graph) -> frozenset[str]:
-    """Names of the values of residual streams; tables of embeddings and what is looked up there are none."""
+    """Names of the values of residual streams, without tables of embeddings and values looked up in them."""
     found: set[str] = set()
     for node in graph.nodes:
         if isinstance(node.op, RowNorm):
@@ -28,7 +29,7 @@ def residual_streams(graph: Graph) -> frozenset[str]:
 
 
 def _sum_behind(graph: Graph, value: Value) -> Node | None:
-    """The sum that a value is moved from, if it is one."""
+    """The sum that a value is moved from, or None."""
     node = graph.producers.get(value.name)
     while node is not None and is_movement(node.op) and len(node.operands) == 1:
         node = graph.producers.get(node.operands[0].name)
@@ -36,7 +37,7 @@ def _sum_behind(graph: Graph, value: Value) -> Node | None:
 
 
 def _follow(graph: Graph, value: Value, found: set[str]) -> None:
-    """Adds a value, and those that it is a sum of."""
+    """Adds the names of a value and of the values that are summed to it to `found`."""
     waiting = [value]
     while waiting:
         value = waiting.pop()

@@ -1,12 +1,11 @@
-"""Roles of values that may have 16 bits by themselves, while layers read 8.
+"""Roles of values that may have 16 bits although layers read 8.
 
-residual   sums that a norm reads, and what is added to them (`residual_streams`)
-gates      what a nonlinear function reads, and the factors of a product of activations
-outputs    outputs, and what an operator without an integer form reads
+residual   sums that a norm reads, and their addends (`residual_streams`) gates      operands of nonlinear functions,
+and the factors of a product of activations outputs    outputs, and operands of operators without an integer form
 
-Layers, attention and products of matrices read a rounded copy, which is where 8 bits cost least: the errors of a row of
-operands average out in the sum. A step of the values above is an error of its own: in the tails of a function, in small
-changes of a large sum, between the two largest of many logits.
+Layers, attention and matrix products read a rounded copy, for which 8 bits cost least: the errors of a row of
+operands average out in the sum. For the values above each step is a separate error: in the tails of a function, in
+small changes of a large sum, between the two largest of many logits.
 """
 
 from __future__ import annotations

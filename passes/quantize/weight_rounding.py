@@ -1,7 +1,8 @@
-"""Learned rounding in a quantized graph, layer after layer: each layer learns on what those before it now give.
+"""Learned rounding in a quantized graph, layer by layer: each layer learns on the results of the rounded layers
+before it.
 
-The float graph and the quantized one run side by side, node by node, on the calibration samples. A layer's output is
-compared at a bounded number of places.
+The float graph and the quantized graph run in parallel, node by node, on the calibration samples. A layer's output is
+compared at a bounded number of positions.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .adaround import LayerSamples, learn_rounding
 from .layer_rows import count_places, pick, taps_of, unfold
 
 _PLACES = 8192  # of a layer, over all samples
-_ROW_ELEMENTS = 1 << 24  # of a layer's places: 64 MiB
+_ROW_ELEMENTS = 1 << 24  # of a layer's positions: 64 MiB
 _VALUE_ELEMENTS = 1 << 26  # of the largest value, over all samples: 256 MiB
 
 
@@ -39,10 +40,10 @@ def learn_roundings(
     corrects_bias: bool,
     progress: Progress,
 ) -> tuple[Graph, PassReport]:
-    """The quantized graph with weights rounded so that each layer's error on the samples falls.
+    """The quantized graph with weights rounded such that each layer's error on the samples decreases.
 
-    A layer whose error would not fall stays as it is. With `corrects_bias`, biases give each output channel the mean
-    that it has in the float graph.
+    A layer whose error would not decrease stays unchanged. With `corrects_bias`, biases give each output channel its
+        mean in the float graph.
     """
     size, chunks = _chunks(real, samples, options.samples)
     together = size * real.inputs[0].type.shape[0] if size > 1 else 0
@@ -72,7 +73,7 @@ def learn_roundings(
 
 @dataclass(frozen=True)
 class _Learned:
-    """Constants that a layer gets, none where it stays as it is; errors are relative to the power of its result."""
+    """New constants of a layer, none if it stays unchanged; errors are relative to the power of its result."""
 
     params: dict[str, Tensor]
     reason: str
@@ -80,7 +81,7 @@ class _Learned:
 
 
 class _Walk:
-    """A graph that runs on all chunks of samples, one node at a time; `params` replaces constants."""
+    """Execution of a graph on all chunks of samples, one node at a time; `params` replaces constants."""
 
     def __init__(self, graph: Graph, chunks: Sequence[Batch]) -> None:
         self.graph, self.params = graph, dict[str, Tensor]()
@@ -90,7 +91,7 @@ class _Walk:
         self._at = 0
 
     def tensors(self, value: Value) -> list[Tensor]:
-        """A value that a node still to come reads, as reals, chunk by chunk."""
+        """A value that a later node reads, as reals, by chunks."""
         return self._values[value.name]
 
     def real(self, value: Value) -> Tensor:
@@ -99,12 +100,12 @@ class _Walk:
         return tensor if encoding is None else encoding.dequantize(tensor)
 
     def advance_to(self, name: str) -> None:
-        """Run all nodes before the one that makes this value."""
+        """Runs all nodes before the producer of this value."""
         while self.graph.nodes[self._at].outputs[0].name != name:
             self.step(self.graph.nodes[self._at])
 
     def step(self, node: Node) -> None:
-        """Run the next node."""
+        """Runs the next node."""
         constants = self.graph.params.only({v.name for v in node.operands})
         params = constants | Params(self.params).only(constants)
         with torch.no_grad():
@@ -191,7 +192,9 @@ def _layer_samples(
     weight: Tensor,
     generator: torch.Generator,
 ) -> LayerSamples:
-    """The layer at the same random places of each sample in both graphs, other places in each chunk."""
+    """Inputs and results of the layer at the same random positions of each sample in both graphs, other positions in
+    each chunk.
+    """
     available = count_places(op, torch.empty(node.output.type.shape, device="meta"))
     chunks = len(integers.tensors(node.operand("x")))
     samples = 1 if isinstance(op, Linear) else node.output.type.shape[0]
@@ -226,7 +229,7 @@ def _integers(bias: Tensor, encoding: Encoding) -> Tensor:
 
 
 def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:
-    """Whether no accumulator of the layer with these constants can overflow."""
+    """True if no accumulator of the layer with these constants can overflow."""
     x, weight = node.operand("x").type, node.operand("weight")
     bias, residual = node.optional("bias"), node.optional("residual")
     assert is_layer(node.op) and x.quantization is not None

@@ -22,7 +22,7 @@ from ..weighted_layers import apply_to_channels
 from .codebook import share_values
 from .range_encodings import to_float32
 
-_LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
+_LARGEST_BIAS = 1 << 29  # leaves a part of int32 for the products
 _LARGEST_SUM = 1.25 * 2**30  # of products of weights of 16 bits: the rest is for the bias and for rounding
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
 _SHRINKS = 50
@@ -34,7 +34,7 @@ _MARGIN = 1e-3  # of a share, for the rounding of the errors that are compared
 
 @dataclass(frozen=True)
 class QuantizedWeights:
-    """Integers of one layer, and what they stand for."""
+    """Integers of one layer, and the reals that they represent."""
 
     weight: Tensor
     weight_encoding: Encoding
@@ -55,13 +55,14 @@ def quantize_weights(
     codebook_bits: int | None = None,
     mean: Tensor | None = None,
 ) -> QuantizedWeights:
-    """Symmetric integers for each output channel; a scale is raised where the bias would not fit next to it.
+    """Symmetric integers for each output channel; a scale is increased if the bias would overflow with it.
 
-    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision. The same
-    beside activations of 16 bits, where the rounding of the weights is what remains of the error.
-    With `codebook_bits`, integers of 8 bits take only so many values as that many bits count, for the whole weight.
-    With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
-    each output channel.
+    Below 8 bits `minmax` means `mse`: with `minmax`, the largest weight alone would reduce the precision of the
+    others.
+        The same holds with 16-bit activations, where the rounding of the weights is most of the error.
+        With `codebook_bits`, the 8-bit integers of the whole weight have at most 2^codebook_bits distinct values.
+        With `mean`, the mean of each input channel, the bias compensates the change that rounded weights cause in the
+        mean of each output channel.
     """
     by_channel = op.channel_scales(TensorType.of(weight)) if per_channel else None
     axis, group_size = by_channel or (None, None)
@@ -74,7 +75,7 @@ def quantize_weights(
     if bias is not None:
         needed = bias.double().abs() / (x.scale[0] * _LARGEST_BIAS)
         least = needed if axis is not None else needed.max(0, keepdim=True).values
-    if bits > 8:  # finer weights would leave int32, and with it the fast kernels
+    if bits > 8:  # finer weights would exceed int32, which the fast kernels need
         summed = rows.abs().sum(1) if axis is not None else op.rows(weight.double()).abs().sum(1).max()[None]
         least = torch.maximum(least, summed * (max(x.qmax, -x.qmin) + abs(x.zero_point[0])) / _LARGEST_SUM)
     scales = torch.maximum(scales, least)
@@ -106,7 +107,7 @@ def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
 
 
 def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
-    """A scale for each row: the largest weight on the largest integer, or clipped as the observer says."""
+    """A scale for each row: the largest weight divided by the largest integer, or clipped by the observer."""
     if observer == "aciq":
         return clip_scales(rows, bits=bits)
     if observer == "minmax":
@@ -115,14 +116,15 @@ def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
 
 
 def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
-    """The scale of least squared error among shrunk ones, refitted to the integers that it gives:
+    """Scale of least squared error among smaller ones, refitted to its integers:
 
-    s = <w, q> / <q, q>
+        s = <w, q> / <q, q>
 
-    A scale shrunk to a share f clips the largest weight of the row, which alone costs ((1 - f) * w)^2: shares that
-    cost more by that than the unshrunk scale does in all, in every row, are not tried.
-    A short row of 8 bits may also be near multiples of a larger scale by chance: for 4 weights the best such scale
-    has 1/3 of the error.
+    A scale multiplied by a factor f < 1 clips the largest weight of the row, which alone costs ((1 - f) * w)^2:
+    factors
+        whose clipping costs more than the unchanged scale does in total, in every row, are not tried.
+        A short row of 8 bits may also be near multiples of a larger scale by chance: for 4 weights the best such scale
+        has 1/3 of the error.
     """
     largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))
@@ -144,7 +146,7 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
 
 
 def _better(rows: Tensor, best: Tensor, least: Tensor, scales: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
-    """Scales and squared errors of the rows, each the better one of `best` and `scales`."""
+    """Scales and squared errors of the rows, for each row those with the smaller error."""
     step = _steps(scales)
     error = _nearest(rows, step, bits=bits).mul_(step).sub_(rows).square_().sum(1)
     return torch.where(error < least, scales, best), torch.minimum(error, least)

@@ -1,9 +1,9 @@
-"""Attention that a model writes out, taken for the attention operator, which computes on integers row by row.
+"""Attention written as separate operators, replaced by the attention operator, which computes on integers row by row.
 
     matmul(softmax(a * matmul(q, permute(k)) + b), v)  =  attention(q, k, v, bias=b, scale=a)
 
-Factors, addends and reshapes of the batch may come in any order; a mask of the softmax is that of the attention. Scores
-that are read elsewhere too, and batches that are broadcast and reshaped, are left as they are.
+Factors, addends and reshapes of the batch may be in any order; a mask of the softmax becomes the mask of the
+attention. Scores with other readers, and batches that are broadcast and reshaped, are left unchanged.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _Operands = tuple[Value | None, ...]
 
 @dataclass(frozen=True)
 class _Scores:
-    """The product of queries and keys behind a value: value = factor * product + sum of addends.
+    """The product of queries and keys that a value is computed from: value = factor * product + sum of addends.
 
-    Each addend is with the shape of the scores that it is added to.
+    Each addend has the shape of the scores that it is added to.
     """
 
     product: Node
@@ -37,7 +37,7 @@ class _Scores:
 
 
 def fuse_written_attention(graph: Graph) -> tuple[Graph, tuple[Decision, ...]]:
-    """The graph with written attentions as operators, and what was decided."""
+    """The graph with attention operators in place of written attentions, and the decisions."""
     fuser = _Fuser(graph)
     return rewrite(graph, fuser.visit), tuple(fuser.decisions)
 
@@ -92,7 +92,7 @@ class _Fuser:
         return builder.add(Reshape(node.output.type.shape), made, name=name, source=node.source)
 
     def _made_by(self, builder: Builder, value: Value, *ops: type) -> Node | None:
-        """The node of such an operator behind a value that nothing else reads, through reshapes of the batch."""
+        """The node of such an operator that produces a value with no other reader, through reshapes of the batch."""
         while value.name in self._read_once:
             node = builder.producer(value)
             if node is None:
@@ -129,7 +129,7 @@ class _Fuser:
 def _sum(
     builder: Builder, addends: Sequence[tuple[Value, tuple[int, ...]]], shape: tuple[int, ...], node: Node
 ) -> Value | None:
-    """The sum of addends as it is added to scores of a shape."""
+    """The sum of addends in the form in which it is added to scores of a shape."""
     total: Value | None = None
     for addend, own in addends:
         term = addend
@@ -142,7 +142,7 @@ def _sum(
 
 
 def _moves_batch(node: Node) -> bool:
-    """Whether a node only gives the dimensions before the last two another form."""
+    """True if a node only changes the shape of the dimensions before the last two."""
     if isinstance(node.op, Copy):
         return True
     return isinstance(node.op, Reshape) and node.output.type.shape[-2:] == node.operand("x").type.shape[-2:]
@@ -155,7 +155,7 @@ def _number(builder: Builder, value: Value) -> float | None:
 
 
 def _swapped(builder: Builder, value: Value, node: Node) -> Value:
-    """A value with its last two dimensions exchanged; what a permutation has exchanged is taken from before it."""
+    """A value with its last two dimensions exchanged; for a permutation that exchanges them, its operand."""
     order = list(range(value.type.rank))
     order[-2:] = order[:-3:-1]
     maker = builder.producer(value)

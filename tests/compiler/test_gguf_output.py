@@ -169,7 +169,12 @@ def test_blocks_hold_every_code_and_scales_of_either_sign(bits: int) -> None:
 
 
 FAULTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
-    "architecture": ("GPT2LMHeadModel", {}, {}, r"GPT2LMHeadModel is not among the supported architectures.*B605"),
+    "architecture": (
+        "GPT2LMHeadModel",
+        {},
+        {},
+        r"GPT2LMHeadModel is not among the supported architectures.*B605",
+    ),
     "activation": (LLAMA, {"hidden_act": "gelu"}, {}, r"`hidden_act` is gelu"),
     "positions": (LLAMA, {"max_position_embeddings": -3}, {}, r"`max_position_embeddings` is -3.*B605"),
     "rotary": (

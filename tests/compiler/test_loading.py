@@ -70,14 +70,14 @@ def test_numbers_that_an_integer_input_cannot_hold_are_refused(
     tmp_path: Path, dtype: DType, array: np.ndarray
 ) -> None:
     np.savez(tmp_path / "x.npz", x=array)
-    with pytest.raises(UserError, match=r"cannot hold.*D103"):
+    with pytest.raises(UserError, match=r"cannot represent.*D103"):
         read_samples(tmp_path / "x.npz", [Column("x", TensorType((1, 3), dtype))], labels=None, limit=None)
 
 
 def test_an_integer_input_has_no_scale(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=WHOLE)
     column = Column("x", TensorType((1, 3), DType.U8), Transform(scale=2.0))
-    with pytest.raises(UserError, match=r"takes no scale or offset.*D103"):
+    with pytest.raises(UserError, match=r"has no scale or offset.*D103"):
         read_samples(tmp_path / "x.npz", [column], labels=None, limit=None)
 
 
@@ -226,7 +226,7 @@ OWN = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
         ),
         (
             {"model": OWN, "ema": OWN, "optimizer": {}},
-            r"it holds under 'model' or 'ema': torch\.save.*\['model'\]",
+            r"save the mapping under 'model' or 'ema': torch\.save.*\['model'\]",
         ),
         ({"epoch": 3}, r"mapping of names to tensors; save a state_dict \[M111\]"),
         ([OWN], r"mapping of names to tensors; save a state_dict \[M111\]"),

@@ -144,7 +144,9 @@ def test_tensors_of_another_float_type_are_converted_and_reported(tmp_path: Path
 def test_tensors_that_the_model_does_not_have_are_named(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", "LlamaForCausalLM")
     rewrite(lambda tensors: tensors.update(extra=torch.zeros(3)))(tmp_path / "net")
-    assert any("not in the model: extra" in note for note in load_folder(FolderSource(tmp_path / "net")).notes)
+    assert any(
+        "not in the model: extra" in note for note in load_folder(FolderSource(tmp_path / "net")).notes
+    )
 
 
 def _drop_shard(folder: Path) -> None:

@@ -153,7 +153,7 @@ def test_a_damaged_shard_is_refused_by_run(
     arguments = ["--on", "torch", "--data", str(sharded.parent / "data.npz"), "--input", "image=x"]
     assert main(["run", str(sharded), *arguments]) == 0
     assert main(["run", str(damaged), *arguments]) == 2
-    assert re.search(rf"{FIRST}: differs.*R411", capsys.readouterr().err, re.DOTALL)
+    assert re.search(rf"{FIRST}: was changed.*R411", capsys.readouterr().err, re.DOTALL)
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -154,6 +154,8 @@ graph(%x: f32[1x3]) {
   %y: f32[1x2] = linear(%h, %b)
   return output: %y
 }""", fill=drawn_constant)  # fmt: skip
-    with pytest.raises(PassError, match="there are no removable heads and no removable blocks; add `channels`"):
+    with pytest.raises(
+        PassError, match="there are no removable heads and no removable blocks; add `channels`"
+    ):
         options = {"pass": "prune", "granularity": ("heads", "blocks"), "budget": {"macs": "50 %"}}
         find_pass("prune")(plain, PruneOptions.model_validate(options), Context())

@@ -141,7 +141,7 @@ def test_an_operator_of_eight_bits_reads_a_wide_value_through_a_conversion() -> 
 def test_what_an_operator_of_eight_bits_gives_stays_at_eight_and_is_told() -> None:
     result = quantize(graph(WITH_TABLE), {"after": WIDE})
     assert bits(result.graph)["s"] == 8
-    assert result.report.warnings == ("after: asks for 16 bits of what softmax %s gives, which has 8",)
+    assert result.report.warnings == ("after: requests 16 bits for the result of softmax %s, which has 8",)
 
 
 @pytest.mark.parametrize("text", [THREE_LAYERS, WITH_TABLE])

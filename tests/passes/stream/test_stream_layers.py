@@ -221,9 +221,7 @@ def test_all_refused_layers_are_named_at_once() -> None:
         %a: f32[1x4x12] = softmax{axis=2}(%x)
         %b: f32[1x4x12] = flip{axes=(2,)}(%x)
         %y: f32[1x4x12] = add(%a, %b)"""
-    with pytest.raises(
-        StreamError, match=r"%a is a softmax over time.*; %b reorders the frames"
-    ):
+    with pytest.raises(StreamError, match=r"%a is a softmax over time.*; %b reorders the frames"):
         stream(network(body), axis=2)
 
 
@@ -237,7 +235,7 @@ graph(%x: f32[1x12x3]) {
 
 
 @pytest.mark.parametrize(
-    ("directions", "message"), [(1, "starts anew in each window"), (2, "in reversed direction")]
+    ("directions", "message"), [(1, "starts again in each window"), (2, "in reversed direction")]
 )
 def test_recurrent_layers_are_refused_with_what_to_do(directions: int, message: str) -> None:
     flags = "bias=False, batch_first=True" + ", bidirectional=True" * (directions == 2)
