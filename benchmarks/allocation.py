@@ -1,7 +1,7 @@
 """Time to solve allocations of bits to proven optimality: `python benchmarks/allocation.py`.
 
-Layers of random sizes and sensitivities, each in 4 widths, under a budget of weight bytes and one of bit operations.
-The loss of a layer falls by about four for each further bit, as rounding noise does. Seconds are CPU seconds.
+Layers have random sizes and sensitivities and 4 widths each; budgets limit weight bytes and bit operations. The loss
+of a layer decreases by a factor of about four per bit, as rounding noise does. Seconds are CPU seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTHS = (2, 4, 8, 16)
 
 @dataclass(frozen=True)
 class Row:
-    """One program solved: CPU seconds, the gap that is proven, and the loss of the choice."""
+    """One solved program: CPU seconds, the proven gap, and the loss of the choice."""
 
     name: str
     seconds: float
@@ -30,7 +30,7 @@ class Row:
 
 
 def random_program(layers: int, *, share: float, seed: int) -> BitProgram:
-    """A program with budgets of `share` of what 8 bits need everywhere."""
+    """A program whose budgets are the fraction `share` of the cost of 8 bits everywhere."""
     generator = np.random.default_rng(seed)
     sizes = np.exp(generator.uniform(np.log(100), np.log(100_000), layers)).round()
     reuse = np.exp(generator.uniform(0, np.log(1000), layers)).round()
@@ -55,7 +55,7 @@ def random_program(layers: int, *, share: float, seed: int) -> BitProgram:
 
 
 def main() -> None:
-    """Solve one program for each seed and print seconds and gap."""
+    """Solves one program for each seed and prints seconds and gap."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,6 +1,6 @@
 """Small Hugging Face configurations with random weights: a module, its example arguments, and their dynamic dimensions.
 
-They are made from configuration classes of transformers; nothing is downloaded. Token inputs have a dynamic batch and
+Configuration classes of transformers create them; nothing is downloaded. Token inputs have a dynamic batch and
 length, images and audio a dynamic batch.
 """
 
@@ -30,7 +30,7 @@ _SEQUENCE = {0: "batch", 1: "tokens"}
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: `build` makes it, `inputs` says how an input of given sizes is drawn, by argument of `forward`."""
+    """A network: `build` creates it, `inputs` are functions that draw an input for each argument of `forward`."""
 
     build: Callable[[], nn.Module]
     inputs: Mapping[str, Callable[[Mapping[str, int], torch.Generator], Tensor]]
@@ -56,7 +56,7 @@ def _ids(length: str = "tokens") -> Callable[[Mapping[str, int], torch.Generator
 
 
 def _mask(sizes: Mapping[str, int], generator: torch.Generator) -> Tensor:
-    """All tokens but the last of the last row, if it has more than one."""
+    """Mask of all tokens except the last token of the last row, if that row has more than one."""
     mask = torch.ones(sizes["batch"], sizes["tokens"], dtype=torch.int64)
     mask[-1, max(sizes["tokens"] - 1, 1) :] = 0
     return mask
@@ -89,7 +89,7 @@ def _decoder(model: str, config: str, **options: Any) -> Architecture:  # any: o
 
 
 def _pair(model: str, config: str, **options: Any) -> Architecture:  # any: of the configuration
-    """An encoder and a decoder with lengths of their own."""
+    """An encoder and a decoder with different lengths."""
     inputs = {"input_ids": _ids(), "decoder_input_ids": _ids("decoder_tokens")}
     dynamic = {"input_ids": _SEQUENCE, "decoder_input_ids": {0: "batch", 1: "decoder_tokens"}}
     return Architecture(_made(model, config, **options), inputs, dynamic, {"use_cache": False})

@@ -1,15 +1,15 @@
 """The rows of `architectures.py`, a line of JSON each: `python architecture_rows.py [NAME ...]`, with transformers.
 
-Each row is made in a process of its own.
+Each row is computed in a separate process.
 
-    lengths     the emitted float module beside the network, at three sizes of batch and lengths
-    int8, int4  the emitted module of stored weights beside the network with the dequantized weights, at the same sizes
-    snr_db      the emitted module of static int8 beside the network: signal-to-noise ratio of the first output
-    alone       whether the int8 module gives equal bits where neither fxpress nor transformers can be imported
+    lengths     the emitted float module against the network, at three sizes of batch and lengths
+    int8, int4  the emitted module of stored weights against the network with the dequantized weights, at the same sizes
+    snr_db      the emitted module of static int8 against the network: signal-to-noise ratio of the first output
+    alone       true if the int8 module gives equal bits where neither fxpress nor transformers can be imported
 
-Differences are the largest one, relative to the reference's largest element. Dequantized weights are the network's own,
-rounded here by the stored scales; stored integers that differ from those count as a difference of 1. `falls_short`
-says what is beyond its limit or was refused.
+Differences are the largest one, relative to the reference's largest element. Dequantized weights are the network's
+own, rounded here by the stored scales; stored integers that differ from those count as a difference of 1.
+`falls_short` lists figures beyond their limits, and refusals.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ with torch.no_grad():
 found = [found] if isinstance(found, torch.Tensor) else found
 assert all(torch.equal(x, given[f"output_{i}"]) for i, x in enumerate(found))
 """
-Row = dict[str, Any]  # any: a number, a text, or None for what was not reached
+Row = dict[str, Any]  # any: a number, a text, or None for a missing figure
 
 
 def main() -> None:
-    """The rows of the networks that are named on the command line, or of all."""
+    """Prints the rows of the networks on the command line, or of all."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def row(name: str) -> Row:
-    """All columns; `falls_short` joins what is refused and what is beyond its limit."""
+    """All columns; `falls_short` joins refusals and figures beyond their limits."""
     architecture = ARCHITECTURES[name]
     model = architecture.module()
     found: Row = dict.fromkeys(MEASURED)
@@ -118,7 +118,7 @@ def row(name: str) -> Row:
 
 
 def captured(model: nn.Module, architecture: Architecture, faults: list[str]) -> Graph | None:
-    """The graph with dynamic dimensions, without them where they are refused; None if that is, too."""
+    """The graph with dynamic dimensions, without them if they are refused; None if both are refused."""
     arguments = architecture.arguments(EXAMPLE, seed=0)
     for dynamic in (architecture.dynamic, {}):
         try:
@@ -169,7 +169,9 @@ def stored(
 
 
 def _own_tensor(places: Mapping[str, Tensor], name: str, real: Tensor) -> Tensor:
-    """The network's tensor of a stored weight: that of its name, else the nearest one, transposed where it fits so."""
+    """The network's tensor of a stored weight: the tensor with its name, else the nearest one, transposed if the
+    shape requires it.
+    """
     named = [places[name]] if name in places else []
     fitting = _turned(named, real) or _turned(places.values(), real)
     if not fitting:
@@ -178,14 +180,14 @@ def _own_tensor(places: Mapping[str, Tensor], name: str, real: Tensor) -> Tensor
 
 
 def _turned(tensors: Iterable[Tensor], real: Tensor) -> list[Tensor]:
-    """Tensors as they are and transposed, where they have the shape: square ones have it both ways."""
+    """The tensors with the shape of `real`, unchanged or transposed; square tensors in both forms."""
     return [
         t for own in tensors for t in ((own, own.mT) if own.ndim > 1 else (own,)) if t.shape == real.shape
     ]
 
 
 def _rounded(own: Tensor, real: Tensor, encoding: Encoding, integers: Tensor) -> float:
-    """The share of stored integers that rounding by the stored scales gives."""
+    """Fraction of stored integers that equal the weights rounded by the stored scales."""
     half_step = (real - encoding.dequantize(integers.to(torch.int16) - 1)).abs() / 2
     lowest, highest = -(1 << (encoding.bits - 1)), (1 << (encoding.bits - 1)) - 1
     is_end = (integers == lowest) | (integers == highest) | (integers == -highest)
@@ -209,7 +211,7 @@ def static_snr_db(model: nn.Module, graph: Graph, architecture: Architecture) ->
 
 
 def runs_alone(graph: Graph, architecture: Architecture) -> bool:
-    """Whether the files of the int8 module give the same outputs in a process that has torch alone."""
+    """True if the files of the int8 module give the same outputs in a process that has only torch."""
     artifact: TorchArtifact = emit(weight_only(graph, weights="int8").graph, TorchOptions())
     inputs = _tensors(architecture.arguments(EXAMPLE, seed=0))
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
@@ -227,7 +229,7 @@ def runs_alone(graph: Graph, architecture: Architecture) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """Beginning of a message, with paths from the folder of packages on."""
+    """Beginning of a message, with paths shortened to start at the folder of packages."""
     return re.sub(r"\S*/site-packages/", "", str(error).partition("\n")[0])
 
 

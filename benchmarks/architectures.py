@@ -25,11 +25,11 @@ FOLDER = Path(__file__).resolve().parent
 RESULTS = FOLDER / "results" / "architectures.json"
 COLUMNS = ("name", "nodes", "lengths", "int8", "int4", "snr_db", "alone", "falls_short")
 LEAST_RIGHT = 25
-Row = dict[str, Any]  # any: a number, a text, or None for what was not reached
+Row = dict[str, Any]  # any: a number, a text, or None for a missing figure
 
 
 def main() -> int:
-    """All rows, or those that are asked for."""
+    """Computes all rows, or the requested ones."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="?", default="", help="names with commas between; all if left out")
     options = parser.parse_args()
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def _python() -> str:
-    """This interpreter if it has transformers, else that of the environment of `zoo.py`."""
+    """This interpreter if it has transformers, else the interpreter of the environment of `zoo.py`."""
     if find_spec("transformers") is not None:
         return sys.executable
     return str(interpreter(FOLDER.parent / "build" / "zoo", "-r", str(FOLDER / "zoo_requirements.txt")))

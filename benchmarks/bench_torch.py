@@ -68,7 +68,7 @@ class Row:
 
     @property
     def problems(self) -> list[str]:
-        """Claims that do not hold."""
+        """Claims that do not hold, as sentences."""
         required = {way: least for (name, way), least in REQUIRED_SPEEDUP.items() if name == self.name}
         found = {
             f"fused float differs by {self.float_error:.1e}": self.float_error > FLOAT_TOLERANCE,
@@ -82,7 +82,7 @@ class Row:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print a table, write the results; 1 when something does not hold."""
+    """Measures, prints a table, writes the results; 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", choices=[network.name for network in NETWORKS], help="one network alone")
     parser.add_argument("--output", type=Path, default=RESULTS, help="where the results go")
@@ -159,7 +159,7 @@ def warm(run: Run, x: Tensor) -> Run:
 
 
 class _Samples(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
-    """The calibration inputs as ONNX Runtime wants them."""
+    """The calibration inputs in the interface of ONNX Runtime."""
 
     def __init__(self, name: str, samples: list[Tensor]) -> None:
         self._feeds: Iterator[dict[str, object]] = iter([{name: sample.numpy()} for sample in samples])

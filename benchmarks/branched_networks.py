@@ -18,7 +18,7 @@ def conv(taken: int, given: int, kernel: int = 3, stride: int = 1, groups: int =
 
 
 def separable(taken: int, given: int, kernel: int) -> nn.Sequential:
-    """Depthwise convolution, then one of 1x1."""
+    """Depthwise convolution, then a 1x1 convolution."""
     return nn.Sequential(nn.Conv2d(taken, taken, kernel, 1, kernel // 2, groups=taken), conv(taken, given, 1))
 
 
@@ -58,7 +58,7 @@ class Branches(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder and decoder with connections between them (Ronneberger et al., 2015)."""
+    """Encoder and decoder with skip connections (Ronneberger et al., 2015)."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class UNet(nn.Module):
 
 
 class NasCell(nn.Module):
-    """Normal cell of NASNet-A (Zoph et al., 2018): five sums of two operations on the two cells before."""
+    """Normal cell of NASNet-A (Zoph et al., 2018): five sums of two operations on the two previous cells."""
 
     def __init__(self, before: int, taken: int, width: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class NasCell(nn.Module):
 
 
 class NasNet(nn.Module):
-    """Cells, each of which reads the two before it."""
+    """Cells, each of which reads the two previous cells."""
 
     def __init__(self, width: int, cells: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class NasNet(nn.Module):
 
 
 class Dense(nn.Module):
-    """Block in which each layer reads all before it (Huang et al., 2017)."""
+    """Block in which each layer reads all previous layers (Huang et al., 2017)."""
 
     def __init__(self, taken: int, growth: int, layers: int) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Dense(nn.Module):
 
 
 class Wired(nn.Module):
-    """Random wiring (Xie et al., 2019): a node adds some of the results before it, and convolves the sum."""
+    """Random wiring (Xie et al., 2019): a node adds some of the previous results, and convolves the sum."""
 
     def __init__(self, width: int, nodes: int, seed: int) -> None:
         super().__init__()
@@ -183,4 +183,4 @@ NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         for nodes, seed in ((8, 0), (16, 1), (16, 2), (32, 3), (32, 4))
     },
 }
-"""Networks by name: how each is made, and the shape of its input."""
+"""Networks by name: the function that creates each, and the shape of its input."""

@@ -1,4 +1,4 @@
-"""Seconds of one core to capture, verify, clean and fuse chains of layers: they must grow with the length only.
+"""Seconds of one core to capture, verify, clean and fuse chains of layers: they must grow linearly with the length.
 
 python benchmarks/chain.py [1000 5000]
 """

@@ -1,4 +1,4 @@
-"""Flash that is predicted and flash that is linked, for networks in int8, int16, int4 and float on several cores.
+"""Predicted flash and linked flash, for networks in int8, int16, int4 and float on several cores.
 
     python benchmarks/code_size.py [ic kws vww ad sww crnn ... SPEC.yaml] [--forms int8 ...] [--cores CORE ...]
     python benchmarks/code_size.py --shares 60 30 ic kws            # with that many percent of the channels
@@ -78,15 +78,15 @@ RUNTIME = """
 """.split()  # noqa: SIM905
 _NETWORK_WEIGHT = 2.0
 _RELATIVE = 0.8  # 1: least squares of relative errors, 0: of errors in bytes
-_MARGIN = 1.03  # a prediction is rather too large
+_MARGIN = 1.03  # a prediction should be too large rather than too small
 _CAUTION = 0.3  # standard deviations of a template's functions that are added to their mean
 _RIDGE = 1e-3  # weight of 4 bytes for each construct, 12 for one of 64 bits
-_PRIOR = 1.0  # functions of a template that no network has, with the factor 1
+_PRIOR = 1.0  # functions of a template without measurements, with the factor 1
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSize:
-    """Linked bytes of the functions that a template wrote for one step."""
+    """Linked bytes of the functions of a template for one step."""
 
     template: str
     text: str
@@ -97,7 +97,7 @@ class FunctionSize:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Constructs, and the bytes that the linker made of them."""
+    """Counts of constructs, and the linked bytes."""
 
     template: str
     counts: Counts
@@ -123,7 +123,7 @@ class Size:
 
 
 def main() -> None:
-    """Measure, print, fit."""
+    """Measures, prints, fits."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def network_names() -> list[str]:
-    """The networks that are at hand."""
+    """The available networks."""
     return sorted(path.stem for folder in (TINY, ZOO) for path in folder.glob("*.yaml"))
 
 
@@ -188,7 +188,7 @@ def compiled_graph(name: str, form: str, share: int = 100) -> tuple[Graph, COutp
 def measure(
     name: str, form: str, core: str, graph: Graph, output: COutput, *, functions: bool = False
 ) -> Size:
-    """Emit and link; with `functions` the size of each function, too."""
+    """Emits and links; with `functions` also the size of each function."""
     artifact = emit(graph, output, _roomy(core))
     if name.startswith(_BY_ROWS):  # in less memory, so that layers compute some rows at a time
         target = _roomy(core).model_copy(update={"ram": artifact.plan.arena_bytes * 2 // 3})
@@ -219,7 +219,7 @@ def measure(
 
 
 def fit() -> None:
-    """Measure everything and write the tables."""
+    """Measures all networks and writes the tables."""
     MEASURED.mkdir(exist_ok=True)
     _write("library", {load_target(core).measured: library_sizes(core) for core in CORES})
     sizes = list(_everything())
@@ -244,7 +244,7 @@ def _everything() -> Iterator[Size]:
 
 
 def _kept(name: str, form: str) -> Iterator[Size]:
-    """Sizes of a network on all cores, measured where they are not known."""
+    """Sizes of a network on all cores, measured unless they are in the cache."""
     files = {core: KEPT / f"{name}-{form}-{core}.json" for core in CORES}
     missing = [core for core, file in files.items() if not file.is_file()]
     if missing:
@@ -307,7 +307,7 @@ def _drawn(value: Value) -> Tensor:
 
 
 def _function_sizes(artifact: CArtifact, image: Elf) -> Iterator[FunctionSize]:
-    """A row for each function that a step calls; parts that were split off count with it."""
+    """A row for each function that a step calls; parts that the compiler split off count with it."""
     found = {f.address: f for f in image.functions}.values()
     for f in artifact.source.functions:
         parts = [part.size for part in found if re.fullmatch(rf"{f.symbol}([_.]\D.*)?", part.name)]
@@ -377,7 +377,7 @@ def _error(estimate: np.ndarray, linked: np.ndarray) -> float:
 
 
 def library_sizes(core: str) -> dict[str, object]:
-    """For each function of the library the members that it brings, and the bytes of each."""
+    """For each function of the library, the members that it links, and the bytes of each."""
     functions, sizes = {}, {}
     for name in (*RUNTIME, *(f"{name}f" for name in MATH)):
         members = _members(name, core)
@@ -388,7 +388,7 @@ def library_sizes(core: str) -> dict[str, object]:
 
 
 def _members(function: str, core: str) -> dict[str, int]:
-    """Members of archives that are linked for a function, with the bytes that they take in flash."""
+    """Members of archives that are linked for a function, with their bytes of flash."""
     with tempfile.TemporaryDirectory(prefix="fxpress-library-") as directory:
         folder = Path(directory)
         (folder / "empty.c").write_text("extern const int fxp_nothing;\nconst int fxp_nothing = 0;\n")

@@ -98,7 +98,7 @@ def _row(compiled: Compiled, names: tuple[str, str, str], accuracy: tuple[int, i
 
 
 def table(rows: list[Row]) -> str:
-    """Coded rows below the plain ones that they are compared with."""
+    """Coded rows below the plain rows that they are compared with."""
     header = ("network", "weights", "flash holds", "flash", "predicted", "arena", "instructions", "predicted",
               "cycles", "right")  # fmt: skip
     return text_table(header, [_cells(row) for row in rows])
@@ -111,7 +111,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """Layers whose instructions are counted for the costs of kernels: every kind in two sizes, as graphs in text form.
 
-Layers with weights come with weights of 8, 4 and 2 bits, with activations of 8 and of 16 bits, and on floats; those
-without come with activations of 8 and 16 bits, and on floats. Recurrent layers have weights of 8 bits on integers.
+Layers with weights have weights of 8, 4 and 2 bits, with activations of 8 and of 16 bits, and in float; layers
+without weights have activations of 8 and 16 bits, and floats. Recurrent layers have weights of 8 bits on integers.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _SPREADS = (0.7, 2.0, 6.0, 24.0)  # standard deviations of coded weights, in ste
 _INTEGERS = ("int8", "int4", "int2", "int16")
 _UNWEIGHTED = ("int8", "int16", "float")
 _SIZES = ((8, 10), (16, 8))  # channels, and rows and columns
-_THREES = ((8, 12), (16, 6))  # pixels in threes, as the DSP kernels take them
-_LARGE = ((16, 24), (16, 32))  # where Winograd's transform pays
+_THREES = ((8, 12), (16, 6))  # pixels in threes, as in the DSP kernels
+_LARGE = ((16, 24), (16, 32))  # where Winograd's transform is faster
 
 
 def layers() -> Iterator[tuple[str, str]]:
@@ -184,7 +184,7 @@ def _weighted(c: int, n: int) -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _large_depthwise(c: int, n: int) -> Iterator[tuple[str, str, str, str]]:
-    """Name, shapes of weights and result, and operator of layers whose rows are too long to be written out."""
+    """Name, shapes of weights and result, and operator of layers whose rows are too long to be unrolled."""
     half, stride = n // 2, "stride=(2, 2), padding=(1, 0, 1, 0)"
     yield (
         "depthwise 3x3",
@@ -216,7 +216,7 @@ def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]
 
 
 def _recurrent(c: int, n: int) -> Iterator[tuple[str, str]]:
-    """Recurrent layers on integers, of some units and of many."""
+    """Recurrent layers on integers, with few and with many units."""
     unit = "<scale=3.0517578125e-05, zero=0>"
     for form in ("int8", "int16"):
         (dtype, x), (_, w) = FORMS[form].x, FORMS["int8"].w
@@ -237,7 +237,7 @@ def _recurrent(c: int, n: int) -> Iterator[tuple[str, str]]:
 
 
 def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
-    """Operators on floats alone, and between floats and integers."""
+    """Operators on floats only, and between floats and integers."""
     for kind, gates in (("rnn", 1), ("gru", 3), ("lstm", 4)):
         rows = gates * c
         states = f"%y: f32[{n}x1x{c}], %s: f32[1x1x{c}]" + (f", %m: f32[1x1x{c}]" if kind == "lstm" else "")

@@ -1,4 +1,4 @@
-"""Environments of packages that a benchmark compares with; they share torch with the interpreter that runs it."""
+"""Environments with the packages that a benchmark compares with; they share torch with the interpreter that runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def interpreter(folder: Path, *install: str) -> Path:
-    """The interpreter of the environment in `folder`; made, with `pip install` of these, where it is not there."""
+    """The interpreter of the environment in `folder`; created with `pip install` of these packages if it does not
+    exist.
+    """
     python = folder / "bin" / "python"
     if (folder / "complete").is_file():
         return python

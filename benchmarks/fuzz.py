@@ -87,7 +87,7 @@ def campaign(
 
 
 def drawn(seed: int, recipe: str) -> RandomModule:
-    """The module of a seed; the first of several that has a weight where the recipe asks for one."""
+    """The module of a seed; the first of several with a weight if the recipe requires one."""
     made = map(random_module, itertools.count(seed, _APART))
     needed = ("nn.Linear(", "nn.Embedding(") if recipe == "weight_only" else ("",)
     return next(module for module in made if any(word in module.source for word in needed))
@@ -99,7 +99,7 @@ def _judge(work: tuple[int, str]) -> tuple[int, str, Verdict]:
 
 
 def main() -> int:
-    """The command; 1 where a module failed."""
+    """The command; returns 1 if a module failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Graph algorithms that are written out, beside the same ones of networkx.
+"""Hand-written graph algorithms compared with those of networkx.
 
     python benchmarks/graph_algorithms.py
 
@@ -23,7 +23,7 @@ LABELS, NODES, ROUNDS = 26_000, 900, 5
 
 
 def main() -> None:
-    """The table."""
+    """Prints the table."""
     generator = np.random.default_rng(0)
     a, b = generator.integers(0, LABELS, (2, LABELS))
     graph, end = chain(NODES)

@@ -98,7 +98,7 @@ class TraceRow:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """How a score orders (layer, bits) beside the measured divergence."""
+    """Ranking of (layer, bits) by a score, compared with the ranking by the measured divergence."""
 
     method: str
     pairs: int
@@ -181,7 +181,7 @@ def score_rows() -> list[dict[str, object]]:
 
 
 def class_rows() -> list[dict[str, object]]:
-    """ResNet-20 with 100 and 1,000 classes, random weights: no class stands out, the hardest case for probes."""
+    """ResNet-20 with 100 and 1,000 classes, random weights: all classes are similar, the hardest case for probes."""
     rows = []
     for classes in (100, 1000):
         case = random_network("resnet20", 4, classes=classes)

@@ -51,9 +51,9 @@ _ROUNDS = 2
 _CHUNK = 16
 _APART = ("-fno-ipa-icf",)  # equal kernels of several layers stay apart
 _SLOW = "16 float"  # layers that take long without a float unit, and tell nothing new
-_SMALL = 5000.0  # instructions at which a step counts half: GCC writes the loops of tiny ones out
+_SMALL = 5000.0  # instructions at which a step has half weight: GCC unrolls the loops of tiny steps
 _LARGE = 5000  # instructions of a step whose error is shown
-_CALL = 60.0  # instructions of a call, where nothing is known
+_CALL = 60.0  # instructions of a call without measurements
 _PULL = 0.05  # weight of the common factor beside a step
 
 
@@ -139,7 +139,9 @@ def _steps(artifact: CArtifact) -> list[tuple[str, ...]]:
 
 
 def inputs(artifact: CArtifact) -> list[torch.Tensor]:
-    """Random inputs. Half of what layers with weights read is zero, as behind a ReLU: software adds it in less time."""
+    """Random inputs. Half of the operands of layers with weights is zero, as after a ReLU: software adds it in less
+    time.
+    """
     generator, graph = torch.Generator().manual_seed(0), artifact.graph
     values = [port.stored.value for port in artifact.ports if port.is_input]
     return [
@@ -217,7 +219,7 @@ def _difference(cycles: int | None, without: int | None) -> int | None:
 
 
 def main() -> None:
-    """Count, fit, print, write."""
+    """Counts, fits, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

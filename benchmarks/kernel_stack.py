@@ -33,7 +33,7 @@ TESTS = ROOT / "tests" / "backends" / "c" / "conftest.py"
 KEPT = ROOT / "build" / "kernel_stack"
 TABLE = ROOT / "backends" / "c" / "cost" / "measured" / "stack.json"
 TARGETS = ("cortex-m4f", "cortex-m0plus")
-# Which compilers are asked for the C of a target.
+# Compilers for the C of a target.
 BUILDS = {
     "cortex-m4f": (
         *(("cortex-m4f", level) for level in ("-O2", "-O3", "-Os")),
@@ -46,7 +46,7 @@ BUILDS = {
     ),
 }
 _CHUNK = 24
-# Kernels that the operators of the tests are too small for.
+# Kernels that require larger operators than those of the tests.
 LARGER = {
     "winograd": """
 graph(%x: i8[1x16x32x32]<scale=0.05, zero=-3>, %r: i8[1x16x32x32]<scale=0.04, zero=3>) {
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def builds(only: str) -> Iterator[Build]:
-    """The C of all operators, or of those that name a word, in parts, for each of the targets and cores."""
+    """The C of all operators, or of those that contain a word, in parts, for each of the targets and cores."""
     tests = runpy.run_path(str(TESTS))
     larger = [
         (name, text)
@@ -154,7 +154,7 @@ def builds(only: str) -> Iterator[Build]:
     texts = [*LARGER.items(), *larger, *tests["cases"]().items()]
     texts = [(name, text) for name, text in texts if only in name]
     for name in TARGETS:
-        if name == "cortex-m0plus":  # on floats the kernels are the same
+        if name == "cortex-m0plus":  # in float the kernels are the same
             texts = [(case, text) for case, text in texts if "f32" not in text]
         target = load_target(name).model_copy(update={"ram": None, "flash": None, "stack": None})
         for start in range(0, len(texts), _CHUNK):
@@ -164,7 +164,7 @@ def builds(only: str) -> Iterator[Build]:
 
 
 def depths(build: Build) -> Stack:
-    """The deepest function of each template in each form, with what it calls."""
+    """The deepest function of each template in each form, including the functions that it calls."""
     kind = CoreKind.of(load_target(build.core))
     assert kind is not None
     functions = {function.symbol: function for function in build.artifact.source.functions}

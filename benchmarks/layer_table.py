@@ -43,24 +43,24 @@ class Layer:
     dtype: torch.dtype = torch.float32
 
     def module(self) -> ModuleSource:
-        """A module that computes nothing else."""
+        """A module that computes only this layer."""
         inputs = {name: (shape, self.dtype) for name, shape in zip("xy", self.shapes, strict=False)}
         init = [] if self.make is None else [f"self.m = {self.make}"]
         return ModuleSource(module_source([f"return {self.call}"], inputs, init=init), inputs)
 
     @property
     def has_weights(self) -> bool:
-        """Whether bits of weights make a difference."""
+        """True if the layer depends on bits of weights."""
         return self.make is not None and any(word in self.make for word in ("Conv", "Linear", "Attention"))
 
     @property
     def has_layouts(self) -> bool:
-        """Whether an input has axes that the C may hold in another order."""
+        """True if an input has axes that the C may store in another order."""
         return any(len(shape) == 4 for shape in self.shapes)
 
 
 def layers() -> Iterator[Layer]:
-    """All kinds of layers, in each rank that they take."""
+    """All kinds of layers, in each rank that they support."""
     for d, spatial in _SPATIAL.items():
         yield from _convolutions(d, (1, _CHANNELS, *spatial))
         yield from _pools(d, (1, _CHANNELS, *spatial))
@@ -221,7 +221,7 @@ _CORES: Mapping[str, Sequence[str]] = {
 
 
 def rows() -> Iterator[Row]:
-    """The whole product; options that cannot make a difference to a layer occur once."""
+    """The whole product; options without effect on a layer occur once."""
     for layer in layers():
         layouts = ("nhwc", "nchw") if layer.has_layouts else ("nhwc",)
         yield from (_row(layer, "int8", "int8", target) for target in _CORES)
@@ -263,7 +263,7 @@ def judge(row: Row) -> Verdict:
 
 
 def main() -> int:
-    """The command; 1 where a combination failed."""
+    """The command; returns 1 if a combination failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

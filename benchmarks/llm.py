@@ -56,13 +56,13 @@ C_FORMS: Mapping[str, Mapping[str, Any]] = {
     "C step int8": {"weights": "int8", "group_size": None},
     "C step int4 g32": {"weights": "int4"},
 }
-Form = Callable[..., Any]  # any: what a module returns; the first result are the logits
+Form = Callable[..., Any]  # any: results of a module; the first result are the logits
 Row = dict[str, str | float]
 COLUMNS = ("form", "milliseconds", "speedup_over_float32", "relative_error")
 
 
 def main() -> None:
-    """The two tables, and benchmarks/results/llm.json."""
+    """Prints the two tables and writes benchmarks/results/llm.json."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -109,7 +109,7 @@ def measured(model: Llama, inputs: tuple[Tensor, ...], rounds: int, folder: Path
 
 
 class CStep:
-    """The emitted C of a form: it keeps the caches, which are zero before the first call."""
+    """The emitted C of a form, with its caches, which are zero before the first call."""
 
     def __init__(self, graph: Graph, name: str, folder: Path) -> None:
         stored = weight_only(for_c(graph), WeightOnlyOptions.model_validate(C_FORMS[name])).graph

@@ -120,7 +120,7 @@ def measure(layer: Layer, bits: int, *, beside: Result | None = None) -> Result:
 
 
 def table(results: list[Result]) -> str:
-    """The results, a layer's widths one below the other."""
+    """The results, with a layer's widths in consecutive lines."""
     header = ("layer", "bits", "kernel", "instructions", "beside int8", "predicted", "cycles", "weight bytes",
               "beside int8", "flash", "arena")  # fmt: skip
     rows = [
@@ -133,7 +133,7 @@ def table(results: list[Result]) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()

@@ -2,7 +2,7 @@
 
     python benchmarks/mcu.py [ic kws vww ad sww]          # table, and benchmarks/results/mcu.json
 
-The C is held byte for byte against the integer graph on the host, under sanitizers, and on the simulated core, on at
+The C is compared byte for byte with the integer graph on the host, under sanitizers, and on the simulated core, on at
 least 200 inputs and the extreme ones. Anchors: TensorFlow Lite Micro with CMSIS-NN (int8) and the best open generator
 of plain C (float32), compiled with the same compiler and flags and counted by the same method.
 """
@@ -90,7 +90,7 @@ class Result:
 
 
 def measure(name: str, folder: Path) -> Result:
-    """Compile the network both ways, hold its C against its graph, and count."""
+    """Compiles the network both ways, compares its C with its graph, and counts."""
     spec = SPECS / f"{name}.yaml"
     compiled = compile_model(spec)
     compiled.write(folder / name)
@@ -127,12 +127,12 @@ def measure(name: str, folder: Path) -> Result:
 
 
 def _agreement(reference: Tensor, integer: Tensor) -> float:
-    """Percentage of samples decided alike."""
+    """Percentage of samples with equal decisions."""
     return 100 * correct_answers(integer, reference.flatten(1).argmax(1)) / len(reference)
 
 
 def _hold_equal(compiled: Compiled, directory: Path) -> tuple[int, Counts]:
-    """How many inputs give the same bytes in every form; AssertionError if one does not."""
+    """Number of inputs that give the same bytes in every form; AssertionError if one does not."""
     samples = _checked_samples(compiled, directory)
     expected = run_samples(compiled.graph, samples, interpreter=run_integer)
     simulated = load_compiled(directory).run(samples, on=CORE)
@@ -152,7 +152,7 @@ def _checked_samples(compiled: Compiled, directory: Path) -> Samples:
     inputs = []
     for index, port in enumerate(ports):
         real = torch.cat([s.inputs[index] for s in sets])
-        while len(real) < CHECKED:  # a small set again, turned back to front
+        while len(real) < CHECKED:  # a small set again, in reverse order
             real = torch.cat([real, real.flip(0) * 0.9])
         assert port.zero_point is not None
         extremes = [
@@ -225,7 +225,7 @@ def _beside(value: int, anchor: int | None) -> str:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,12 @@
-"""Memory of small networks: the planned arena against the least that its blocks could have, and what it costs.
+"""Memory of small networks: the planned arena against the least possible arena of its blocks, and its cost.
 
     python benchmarks/memory.py [ic kws ...]      # make bench-memory: a table, and benchmarks/results/memory.json
 
-Every row is a network built with its inputs and outputs beside the arena or in it, as fast as it can be and, for some,
-within a limit of RAM, where layers compute some rows at a time. The C runs on a simulated Cortex-M4 and is held byte
-for byte against the integer graph. `live` is the most that blocks take at one step, where a result that follows an
-operand counts as what it adds; `least` says that no offsets of these blocks end lower. No layer is computed twice,
-whatever the limit: the ratio of multiply-accumulates is 1 by construction.
+Each row is a network with its inputs and outputs outside the arena or in it, planned for speed and, for some
+networks, within a limit of RAM, where layers compute some rows at a time. The C runs on a simulated Cortex-M4 and is
+compared byte for byte with the integer graph. `live` is the maximum size of blocks at one step; a result that follows
+an operand counts with the bytes that it adds. `least` is true if no offsets of these blocks give a smaller arena. No
+layer is computed twice under any limit: the ratio of multiply-accumulates is 1 by construction.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _KINDS = {"int8": (), "float32": ("passes=[{pass: clean}, {pass: fuse}]", "outpu
 
 @dataclass(frozen=True)
 class Row:
-    """One network in one form; `emit_seconds` are those of the whole C backend."""
+    """One network in one form; `emit_seconds` is the time of the whole C backend."""
 
     network: str
     kind: str
@@ -61,7 +61,7 @@ class Row:
 
 
 def specs(chosen: Sequence[str]) -> dict[str, Path]:
-    """Specs by the names of their networks: of the examples, and of typical networks where they are at hand."""
+    """Specs by the names of their networks: of the examples, and of typical networks if they are available."""
     found = {name: SPECS / f"{name}.yaml" for name in NAMES}
     found |= {path.stem: path for path in sorted(ZOO.glob("*.yaml"))}
     return {name: path for name, path in found.items() if not chosen or name in chosen}
@@ -118,7 +118,7 @@ def _row(name: str, spec: Path, folder: Path, kind: str, buffers: str, overrides
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line for each row, and how many plans are the least."""
+    """One line for each row, and the number of plans that are the least."""
     header = (
         "network",
         "form",
@@ -159,7 +159,7 @@ def _over_fastest(row: Row) -> str:
 
 
 def main() -> None:
-    """Measure, print and, unless some networks were chosen, write the results."""
+    """Measures, prints and, unless networks were selected, writes the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("networks", nargs="*")
     chosen = parser.parse_args().networks

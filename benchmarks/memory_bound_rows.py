@@ -49,11 +49,12 @@ Form = tuple[str, Graph]
 
 @dataclass(frozen=True)
 class Row:
-    """One network with inputs and outputs beside the arena, `caller`, or in it.
+    """One network with inputs and outputs outside the arena, `caller`, or in it.
 
-    Arenas are those in the order of the model, of the greedy order, and the planned one. `bound_bytes` are proven: no
-    order of execution and no offsets take less. `offsets_are_least` says so for the order that is planned,
-    `order_is_least` for the bytes that are in use at once. `seconds` are those of search, offsets and proof.
+    Arenas are those of the model's order, of the greedy order, and of the planned order. `bound_bytes` are proven: no
+    order of execution and no offsets need less. `offsets_are_least` is true if the offsets are optimal for the planned
+        order, `order_is_least` if no order has fewer bytes in use at once. `seconds` is the time of search, offsets and
+        proof.
     """
 
     network: str
@@ -71,7 +72,7 @@ class Row:
 
 
 def main() -> None:
-    """The rows of the networks that are named on the command line, or of all."""
+    """Prints the rows of the networks on the command line, or of all."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -87,7 +88,7 @@ def main() -> None:
 
 @functools.cache
 def networks() -> Mapping[str, Callable[[], Iterator[Form]]]:
-    """The networks by name; each makes the forms in which it may compile to C, the first one first."""
+    """The networks by name; each function yields the forms in which it may compile to C, best first."""
     zoo = SHARED / "zoo"
     public = _module(zoo / "zoo.py")
     listed = json.loads((zoo / "lists_public.json").read_text())["public"]
@@ -135,7 +136,7 @@ def _forms(build: Callable[[], tuple[nn.Module, tuple[Tensor, ...], dict[str, Te
 
 
 def _measured(name: str) -> tuple[list[dict[str, object]], str]:
-    """The rows of a network, or why it does not compile to C."""
+    """The rows of a network, or the reason why it does not compile to C."""
     refusal = ""
     try:
         for kind, graph in networks()[name]():
@@ -177,7 +178,7 @@ def measure(name: str, kind: str, graph: Graph) -> Iterator[Row]:
 
 
 def _in_order(program: Program, graph: Graph) -> Program:
-    """The program in the order of a graph's nodes; what has no node there runs before its first reader."""
+    """The program in the order of a graph's nodes; a step without a node there runs before its first reader."""
     rank = {value.name: number for number, node in enumerate(graph.nodes) for value in node.outputs}
     makers = {stored: step for step in program.steps for stored in step.results}
     steps: dict[int, Step] = {}
@@ -201,7 +202,9 @@ def _in_order(program: Program, graph: Graph) -> Program:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of a message, with its class and with paths from the folder of packages, or of the zoo, on."""
+    """The beginning of a message, with its class, and with paths shortened to start at the folder of packages or the
+    zoo.
+    """
     line = re.sub(r"\S*/(?:site-packages|shared)/", "", str(error).partition("\n")[0])
     return f"{type(error).__name__}: {line}"
 

@@ -34,7 +34,7 @@ Row = dict[str, Any]  # any: a number, a text, or a truth value
 
 
 def main() -> int:
-    """All rows, or those that are asked for; exit status 1 if fewer arenas are proven than `LEAST_SHARE`."""
+    """Computes all rows, or the requested ones; exit status 1 if fewer arenas are proven than `LEAST_SHARE`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def _write(found: Row, *, keeping: bool) -> None:
-    """Put the rows of a network in place of those that it has; without `keeping` the others are dropped."""
+    """Replaces the rows of a network; without `keeping`, rows of other networks are removed."""
     kept = keeping and RESULTS.is_file()
     before = json.loads(RESULTS.read_text()) if kept else {"networks": [], "refused": []}
     networks, refused = (
@@ -82,7 +82,7 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line for each row, and how many arenas are proven to be the least."""
+    """One line for each row, and the number of arenas that are proven to be the least."""
     columns = {
         "network": "network",
         "kind": "form",
@@ -107,7 +107,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _share(rows: Sequence[Row]) -> float:
-    """The share of arenas that are proven in time."""
+    """Fraction of arenas that are proven in time."""
     proven = [row for row in rows if row["is_proven"] and row["seconds"] <= LIMIT_SECONDS]
     return len(proven) / max(len(rows), 1)
 

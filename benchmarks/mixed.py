@@ -2,11 +2,11 @@
 
     python benchmarks/mixed.py [ic kws] [--budgets 75 50 37.5] [--epochs 5]      # table, and results/mixed.json
 
-Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace, by the default sensitivity, and together
-with channels that go (`joint`); weights are rounded to the nearest integer, by AdaRound, and from there trained with
-the rounding in the loop, taught by the float network. The C of every row is held byte for byte against the integer
-graph, on this machine and on a simulated Cortex-M4. A run that was stopped goes on where it was, as long as the code is
-the same: rows lie in build/mixed.
+Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace, by the default sensitivity, and jointly
+with the removal of channels (`joint`). Weights are rounded to the nearest integer, by AdaRound, and by training from
+there with the rounding in the loop and the float network as teacher. The C of every row is compared byte for byte
+with the integer graph, on this machine and on a simulated Cortex-M4. A stopped run continues where it ended if the
+code is the same: rows are in build/mixed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def passes(network: str, budget: float, method: str, recipe: str, epochs: int) -
 
 
 def measure(network: str, budget: float, method: str, recipe: str, epochs: int) -> Row:
-    """Compile, score, emit, count; from the cache where the same passes ran before."""
+    """Compiles, scores, emits, counts; reads the cache if the same passes ran before."""
     steps = passes(network, budget, method, recipe, epochs)
     key = hashlib.sha256(json.dumps([network, steps, code_digest()]).encode()).hexdigest()[:16]
     cached = CACHE / f"{network}-{key}.json"
@@ -166,7 +166,9 @@ def code_digest() -> str:
 
 
 def evaluation(network: str, compiled: Compiled) -> Samples:
-    """The evaluation set; for images with the lossless calibration images of the benchmark, unseen here, after it."""
+    """The evaluation set; for images followed by the lossless calibration images of the benchmark, which are unseen
+    here.
+    """
     samples = compiled.session.evaluation
     assert samples is not None and samples.labels is not None
     if network != "ic":
@@ -178,7 +180,7 @@ def evaluation(network: str, compiled: Compiled) -> Samples:
 
 
 def hold_equal(compiled: Compiled, directory: Path, samples: Samples) -> tuple[Counts, int]:
-    """Counts of the simulated core, and how many inputs gave the same bytes in every form."""
+    """Counts of the simulated core, and the number of inputs with the same bytes in every form."""
     few, many = samples.first(2), samples.first(CHECKED)
     simulated = load_compiled(directory).run(few, on=CORE)
     host = load_compiled(directory).run(many, on="host")
@@ -240,7 +242,7 @@ def _line(row: Row) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""Predicted instructions and cycles beside counted ones, for networks in int8, int16 and float on several cores.
+"""Predicted and counted instructions and cycles, for networks in int8, int16 and float on several cores.
 
     python benchmarks/predicted_costs.py [kws ad sww ic vww ...] [--forms int8 int16 float] [--cores CORE ...]
 
-Networks are those of code_size.py. Counted is one run on random inputs in the simulator, on a Cortex-M55 in QEMU;
-cycles are those of the core's published timing. The rows are added to benchmarks/results/costs.json.
+Networks are those of code_size.py. Counts are of one run on random inputs in the simulator, on a Cortex-M55 in QEMU;
+cycles follow the core's published timing. The rows are added to benchmarks/results/costs.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A network on a core; cycles are None where the core's timing is not published."""
+    """A network on a core; cycles are None if the core's timing is not published."""
 
     network: str
     form: str
@@ -66,7 +66,7 @@ class Row:
 
 
 def main() -> None:
-    """Predict, count, print, write."""
+    """Predicts, counts, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,11 @@
-"""Structured pruning held against the public model zoo, and beside Torch-Pruning on ten of its models.
+"""Structured pruning checked on the public model zoo, and compared with Torch-Pruning on ten of its models.
 
     python benchmarks/prune.py [NAME,NAME,...] [--python PATH]        # all public models by default; half an hour
 
-Half the channels of every group go; the cut graph must equal the masked one on the model's own input and a second
-one. Each model runs in its own process. Table on standard output, and benchmarks/results/prune.json when all models
-are run: `seconds` are CPU seconds of analysis, scores, allocation and cut, `capture_seconds` those of the capture.
+Half the channels of every group are removed; the cut graph must equal the masked one on the model's own input and a
+second one. Each model runs in a separate process. Table on standard output, and benchmarks/results/prune.json when
+all models are run: `seconds` are CPU seconds of analysis, scores, allocation and cut, `capture_seconds` those of the
+capture.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def main() -> int:
 
 
 def _write(path: Path, rows: Sequence[Row], *, whole: bool) -> None:
-    """The whole table; rows of a few models take their places in one that is there."""
+    """Writes the whole table; rows of a few models replace theirs in an existing table."""
     if not whole:
         if not path.is_file():
             return
@@ -86,7 +87,7 @@ def _environment() -> Path:
 
 
 def _run(python: Path, names: Sequence[str], limit: float, rows: dict[str, Row]) -> None:
-    """Run one worker over its models; each row is printed and entered as it comes."""
+    """Runs one worker over its models; each row is printed and entered when it is complete."""
     models = [f"{name}+rival" if name in SIDE_BY_SIDE else name for name in names]
     command = [str(item) for item in (python, WORKER, zoo.SHARED / "zoo", limit, *models)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def apart(work: Callable[[], Row], limit: float) -> Row:
-    """Result of `work` in a process of its own; None when it dies or takes more than `limit` seconds."""
+    """Result of `work` in a separate process; None if it dies or takes more than `limit` seconds."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(work()))
@@ -74,20 +74,20 @@ def apart(work: Callable[[], Row], limit: float) -> Row:
 
 
 def ours(zoo: ModuleType, name: str) -> Row:
-    """A row of the table, whatever happens."""
+    """A row of the table, also for any failure."""
     try:
         return measured(*zoo.build(name))
     except AssertionError as err:
         return {"wrong": True, "reason": str(err)}
     except CaptureError as err:
         return {"refused": True, "reason": str(err).partition("\n")[0]}
-    except Exception as err:  # whatever a model brings up is a row of the table, and counts as a failure
+    except Exception as err:  # any exception of a model becomes a row of the table, and counts as a failure
         places = [f"{f.filename[-40:]}:{f.lineno}" for f in traceback.extract_tb(err.__traceback__)[-2:]]
         return {"reason": f"{type(err).__name__}: {str(err)[:200]} at {', '.join(places)}"}
 
 
 def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
-    """Capture, prune, verify; CPU seconds of each."""
+    """Captures, prunes, verifies; CPU seconds of each."""
     awaken(model)
     start = time.process_time()
     captured = capture(model, args, kwargs, check=False)
@@ -129,7 +129,7 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def awaken(model: nn.Module) -> None:
-    """Draw anew the weights that are initialized to zero, behind which all outputs are zero, and nothing is shown."""
+    """Draws weights again that are initialized to zero: with them, all outputs are zero and the check shows nothing."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -138,8 +138,8 @@ def awaken(model: nn.Module) -> None:
 
 
 def rival(zoo: ModuleType, name: str) -> Row:
-    """Torch-Pruning on the same model: CPU seconds, parameter ratio, or how it ends."""
-    torch_pruning = import_module("torch_pruning")  # only where it is asked for
+    """Torch-Pruning on the same model: CPU seconds, parameter ratio, or its failure."""
+    torch_pruning = import_module("torch_pruning")  # imported only on request
     model, args, kwargs = zoo.build(name)
     before = sum(p.numel() for p in model.parameters())
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
@@ -156,7 +156,7 @@ def rival(zoo: ModuleType, name: str) -> Row:
         seconds = time.process_time() - start
         with torch.no_grad():
             model(*args, **kwargs)
-    except Exception as err:  # the rival's failure is a result
+    except Exception as err:  # the failure is a result
         return {"rival": f"{type(err).__name__}: {str(err)[:120]}"}
     after = sum(p.numel() for p in model.parameters())
     return {
@@ -167,7 +167,7 @@ def rival(zoo: ModuleType, name: str) -> Row:
 
 
 def largest_output(graph: Graph, inputs: list[Tensor]) -> float:
-    """Largest magnitude of an output: zero outputs would be equal whatever was cut."""
+    """Largest magnitude of an output: zero outputs are equal for any cut."""
     with torch.no_grad():
         outputs = [y for y in run(graph, inputs) if y.numel() and y.is_floating_point()]
     return max((float(y.abs().max()) for y in outputs), default=0.0)

@@ -1,7 +1,7 @@
 """Instructions of an emitted network on a Cortex-M55, in QEMU: Unicorn has no model of that core.
 
-QEMU counts instructions as time (`-icount`): a timer of the board that is read after each step (`FXP_TRACE`) gives the
-instructions between two steps, to within a few. What the reading itself takes is measured and subtracted.
+QEMU counts instructions as time (`-icount`): a timer of the board that is read after each step (`FXP_TRACE`) gives
+the instructions between two steps, to within a few. The instructions of the reading are measured and subtracted.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def count(
 
 
 def _main(artifact: CArtifact, inputs: Sequence[Tensor]) -> str:
-    """The program that places the inputs, runs the network and prints the marks."""
+    """The program that copies the inputs to their places, runs the network and prints the marks."""
     given = iter(inputs)
     buffers, placed, arguments = [], [], []
     for number, port in enumerate(artifact.ports):

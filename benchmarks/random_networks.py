@@ -92,13 +92,13 @@ class _Function(nn.Module):
 
 
 def random_network(seed: int, *, blocks: int = 14) -> tuple[nn.Module, Shape]:
-    """A network of that many blocks, in evaluation mode, and the shape of its input."""
+    """A network of `blocks` blocks, in evaluation mode, and the shape of its input."""
     torch.manual_seed(seed)
     return _Draft(random.Random(seed)).network(blocks)
 
 
 class _Draft:
-    """Draws blocks; `shape` is that of the value so far, without the batch."""
+    """Draws blocks; `shape` is the shape of the current value, without the batch."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw

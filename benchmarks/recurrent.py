@@ -93,7 +93,7 @@ class Keywords(nn.Module):
 
 
 class Causal(nn.Module):
-    """Convolutions over time that see no later frame, with dilations 1, 2, 4 and 8, and a linear layer on the last."""
+    """Convolutions over time that read no later frame, with dilations 1, 2, 4 and 8, and a linear layer on the last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def vad(name: str, gain: float) -> Row:
 
 
 def text(name: str) -> Row:
-    """The text classifier of the examples, whose weights `examples/text_classifier/train.py` writes."""
+    """The text classifier of the examples; `examples/text_classifier/train.py` writes its weights."""
     spec = ROOT / "examples" / "text_classifier" / "int8.yaml"
     passes = "passes=[{pass: clean}, {pass: fuse}, {pass: quantize, samples: 128}]"
     compiled = compile_model(
@@ -320,7 +320,9 @@ NETWORKS: dict[str, Callable[[str], Row]] = {
 
 
 def main() -> None:
-    """Measure, print, write; ends with an error where C and integer graph differ, or where there is a float."""
+    """Measures, prints, writes; ends with an error if C and integer graph differ, or if the program has float
+    functions.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
 """Emitted C run under the address and undefined-behaviour sanitizers, on samples read from a pipe.
 
-Inputs, outputs and the regions of RAM are allocated one by one at their exact size: a step outside of any is found.
+Inputs, outputs and the regions of RAM are allocated one by one at their exact size: each access outside one is found.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ int main(void)
 def run_sanitized(
     sources: Sequence[Path], interface: Interface, samples: Sequence[Sequence[bytes]], folder: Path
 ) -> list[list[bytes]]:
-    """The output buffers for each sample's input buffers; raises CalledProcessError if a sanitizer objects."""
+    """The output buffers for each sample's input buffers; raises CalledProcessError if a sanitizer reports an error."""
     driver = folder / "driver.c"
     driver.write_text(_driver(interface))
     flags = ("-O1", "-g", f"-I{sources[0].parent}", *SANITIZERS)

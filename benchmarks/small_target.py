@@ -26,7 +26,7 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Row:
-    """Right answers of `samples`; sizes in bytes, `flash` as linked, `arena` with the image in it."""
+    """Correct answers of `samples`; sizes in bytes, `flash` as linked, `arena` including the image."""
 
     bits: str
     correct: int
@@ -41,7 +41,7 @@ class Row:
 
 
 def main() -> None:
-    """Compile, score, count, print, write; ends with an error where the network exceeds the machine."""
+    """Compiles, scores, counts, prints, writes; ends with an error if the network exceeds the machine."""
     compiled = compile_model(SPEC)
     samples = evaluation("ic", compiled)
     assert samples.labels is not None and compiled.c is not None

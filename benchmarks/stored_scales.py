@@ -37,7 +37,7 @@ def graph() -> Graph:
 
 
 def main() -> None:
-    """The table."""
+    """Prints the table."""
     layer, rows = graph(), []
     for weights, group, forms in FORMS:
         for scales in forms:

@@ -1,4 +1,4 @@
-"""Wake word networks frame by frame on a simulated Cortex-M4, held against their window networks.
+"""Wake word networks frame by frame on a simulated Cortex-M4, compared with their window networks.
 
     python benchmarks/stream.py [sww okay_nabu]          # table, and benchmarks/results/stream.json
 
@@ -31,7 +31,7 @@ WINDOW = "{pass: clean}, {pass: fuse}, {pass: quantize}, {pass: remove_dead_chan
 
 @dataclass(frozen=True)
 class Network:
-    """A spec of the examples, how it is streamed, and recordings in the form of its data, [frames, ...]."""
+    """A spec of the examples, its streaming options, and recordings in the form of its data, [frames, ...]."""
 
     name: str
     spec: str
@@ -83,7 +83,7 @@ class Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the networks, print the table, write the results."""
+    """Measures the networks, prints the table, writes the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(network: Network) -> Result:
-    """Compile both forms of a network, run them, and compare."""
+    """Compiles both forms of a network, runs them, and compares."""
     with tempfile.TemporaryDirectory(prefix="fxpress-stream-") as folder:
         window = compiled(network, WINDOW, Path(folder) / "window")
         streamed = compiled(
@@ -146,7 +146,7 @@ def compiled(network: Network, passes: str, folder: Path) -> CompiledNetwork:
 
 
 def recording(network: Network) -> NDArray[np.generic]:
-    """The first frames of the data, one after the other."""
+    """The first frames of the data, in order."""
     with np.load(ROOT.parent / "shared" / "data" / f"{network.data}.npz") as archive:
         frames: NDArray[np.generic] = archive["x"]
     return frames.reshape(-1, *network.frame)[:FRAMES]

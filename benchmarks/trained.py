@@ -1,10 +1,10 @@
-"""Networks that packages ship, compiled to int8 for a Cortex-M4: accuracy, noise, and predicted against linked size.
+"""Networks of public packages, compiled to int8 for a Cortex-M4: accuracy, noise, and predicted against linked size.
 
     python benchmarks/trained.py [pnet rnet ...]          # table, and benchmarks/results/trained.json
 
-Each spec of examples/trained_networks as it is, and with activations of 16 bits where those of 8 bits lose more than
-a point of its metric. The metric is measured on the whole evaluation set by the integer graph. The C is held against
-that graph, byte for byte unless layers compute in float: on the host on up to 64 samples, on a simulated core on one.
+Each spec of examples/trained_networks unchanged, and with 16-bit activations if 8-bit activations lose more than a
+point of its metric. The integer graph is measured on the whole evaluation set. The C is compared with that graph,
+byte for byte unless layers compute in float: on the host on up to 64 samples, on a simulated core on one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CORE = "cortex-m4f"
 CHECKED = 64
 WIDE = ("passes[2].activations=int16", "outputs.c.io=auto")
 LOSS_POINTS = 1.0
-"""Drop of the metric from which activations of 16 bits are measured too."""
+"""Drop of the metric above which 16-bit activations are measured too."""
 FEWEST_CLASSES = 3
 
 
@@ -80,7 +80,7 @@ class Row:
 
 
 def measure(network: str) -> list[Row]:
-    """The network as its spec says, and with activations of 16 bits where those of 8 bits lose."""
+    """The network of its spec, and with 16-bit activations if those of 8 bits lose accuracy."""
     row = _row(network)
     loses = row.activations == "int8" and row.integer_value < row.float_value - LOSS_POINTS
     return [row, _row(network, WIDE)] if loses else [row]
@@ -125,7 +125,7 @@ def _row(network: str, overrides: Sequence[str] = ()) -> Row:
 
 
 def _hold_equal(compiled: Compiled, samples: Samples, expected: Sequence[Tensor]) -> Counts:
-    """Counts of one run on the core; AssertionError if C differs from the integer graph, there or on the host."""
+    """Counts of one run on the core; AssertionError if C differs from the integer graph, on the core or on the host."""
     with tempfile.TemporaryDirectory(prefix="fxpress-trained-") as folder:
         directory = Path(folder) / "network"
         compiled.write(directory)
@@ -140,7 +140,7 @@ def _hold_equal(compiled: Compiled, samples: Samples, expected: Sequence[Tensor]
 
 
 def _agree(wanted: Tensor, found: Tensor, is_exact: bool) -> bool:
-    """Equality; where a layer computes in float, which each libm rounds otherwise, 40 dB."""
+    """True if equal; with layers in float, whose rounding depends on libm, true from 40 dB."""
     return torch.equal(wanted, found) if is_exact else snr_db(wanted, found) > 40
 
 
@@ -161,7 +161,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measures, prints, writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def _write(rows: Sequence[Row]) -> None:
-    """Put the rows in place of those of the same networks; the others stay."""
+    """Replaces the rows of the same networks; the others stay."""
     written = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     measured = {row.network for row in rows}
     kept = [row for row in written if row["network"] not in measured] + [asdict(row) for row in rows]

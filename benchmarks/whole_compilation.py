@@ -36,14 +36,14 @@ KINDS = (
     "skipped",
     "wrong",
     "internal",
-)  # noisy: right, and the summary says how noisy
+)  # noisy: correct, and the summary states the noise
 _ROUNDING = 3e-5  # root mean square
 _DECISIONS_DB = 10.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Passes, target and outputs that a module is compiled with, and where its C is run."""
+    """Passes, target and outputs that a module is compiled with, and the machine for its C."""
 
     passes: Sequence[Mapping[str, object]]
     outputs: Mapping[str, Mapping[str, object]]
@@ -69,12 +69,12 @@ class Verdict:
 
     @property
     def fails(self) -> bool:
-        """Whether the compiler is at fault."""
+        """True if the compiler is at fault."""
         return self.kind in {"wrong", "internal"}
 
 
 def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
-    """Compile and run one module; never raises for a fault of the compiler."""
+    """Compiles and runs one module; a fault of the compiler never raises."""
     with (
         tempfile.TemporaryDirectory(prefix="fxpress-fuzz-") as name,
         chdir(name),  # a crash file belongs there
@@ -115,7 +115,7 @@ def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
 
 
 def _called(module: ModuleSource, net: nn.Module, samples: Mapping[str, Tensor]) -> list[object]:
-    """Results of the calls in order; states are zeros at first, and then what the call before gave."""
+    """Results of the calls in order; states are zeros at first, and then the results of the previous call."""
     states = {name: torch.zeros(module.inputs[name][0]) for name in module.states}
     results = []
     for index in range(len(next(iter(samples.values())))):
@@ -125,7 +125,7 @@ def _called(module: ModuleSource, net: nn.Module, samples: Mapping[str, Tensor])
 
 
 def _seen(module: ModuleSource) -> dict[str, Tensor]:
-    """Samples of the calibration: the tested ones, so that no value is clipped, and others."""
+    """Calibration samples: the tested samples, so that no value is clipped, and others."""
     tested, others = module.samples(TESTED, seed=1), module.samples(CALIBRATION)
     return {name: torch.cat([x, others[name]]) for name, x in tested.items()}
 
@@ -228,7 +228,7 @@ def _refused(status: int, said: str) -> Verdict:
 
 
 def _first_line(said: str) -> str:
-    """The first line that names an error or a code."""
+    """The first line that contains an error or a code."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     telling = [line for line in lines if "rror" in line or re.search(r"\b[A-Z]\d{3}\b", line)]
     return (telling or lines or [""])[0][:200]
@@ -250,7 +250,7 @@ def _decisions_db(want: Tensor, have: Tensor) -> float:
 
 
 def snr_db(want: Tensor, have: Tensor, *, usual: float = 0.0) -> float:
-    """Signal of `want` over its difference from `have`, in dB; infinite where floats differ by rounding alone.
+    """Signal of `want` over its difference from `have`, in dB; infinite if floats differ only by rounding.
 
     `usual` is the mean square of the output over more samples: a few on which it is nearly zero tell nothing.
     Modules compute with values about 1, so that what cancels leaves some 1e-7 of rounding, which a norm of a single

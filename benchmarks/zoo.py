@@ -1,10 +1,10 @@
-"""Capture held against the public model zoo: each model in its own process, from the text form of its graph alone.
+"""Capture checked on the public model zoo: each model in a separate process, from the text form of its graph alone.
 
     python benchmarks/zoo.py [own | NAME,NAME,...]        # all 138 public models by default; half an hour or more
 
-Every model must come back bit for bit, on two inputs, and be left untouched; those whose control flow depends on data
-must be refused with a line of their own code. The zoo's packages go into an environment of their own, which shares
-torch with this one. Table on standard output, and benchmarks/results/zoo.json when all models are run.
+Every graph must equal its model bit for bit, on two inputs, and leave the model unchanged; models whose control flow
+depends on data must be refused with a line of their code. The zoo's packages are in a separate environment, which
+shares torch with this one. Table on standard output, and benchmarks/results/zoo.json when all models are run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLUGIN = "fxpress.compiler.frontend.capture:roundtrip"
 REQUIREMENTS = ROOT / "benchmarks" / "zoo_requirements.txt"
 DATA_DEPENDENT = re.compile(r"own:data_flow|tv:(ssd|fasterrcnn|fcos|retinanet|keypointrcnn|maskrcnn).*")
 OTHER_KERNELS = {"own:mha"}
-"""Torch computes this encoder by a fused kernel when it is not traced, which rounds otherwise."""
+"""Torch computes this encoder by a fused kernel with other rounding when it is not traced."""
 
 
 def main() -> int:
@@ -72,7 +72,7 @@ def _run(check: Path, models: str, jobs: int, limit: float) -> list[dict[str, ob
 
 
 def _is_refused(row: dict[str, object]) -> bool:
-    """Whether the model was refused for its control flow, with a line of a file."""
+    """True if the model was refused for its control flow, with a line of a file."""
     error = str(row.get("error", ""))
     return (
         error.startswith("CaptureError")
