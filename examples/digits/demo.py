@@ -1,4 +1,4 @@
-"""Compiles the digits network for a Cortex-M4, runs every form of it on the test images, and prints what came out.
+"""Compiles the digits network for a Cortex-M4, runs every form of it on the test images, and prints the results.
 
 python examples/digits/train.py && python examples/digits/demo.py        # or: make demo
 """
@@ -28,7 +28,7 @@ FORMS = (
 
 
 def main() -> None:
-    """Compile, run, print."""
+    """Compiles, runs, prints."""
     with Progress() as progress:
         compiled = compile_model(SPEC, progress=progress)
         compiled.write(OUTPUT)

@@ -1,4 +1,4 @@
-"""Trains `network.DigitNet` on scikit-learn's digits in a few seconds, and writes what `digits.yaml` reads.
+"""Trains `network.DigitNet` on scikit-learn's digits in a few seconds, and writes the files that `digits.yaml` reads.
 
 python examples/digits/train.py                       # into build/digits: weights, calibration and test images
 """
@@ -18,7 +18,7 @@ EPOCHS, BATCH = 12, 64
 
 
 def train(images: torch.Tensor, labels: torch.Tensor) -> DigitNet:
-    """A network trained with Adam on a rate that rises and falls once."""
+    """A network trained with Adam; the learning rate rises and falls once."""
     torch.manual_seed(0)
     network = DigitNet()
     optimizer = torch.optim.Adam(network.parameters())
@@ -34,12 +34,12 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> DigitNet:
 
 
 def main() -> None:
-    """Train, and write build/digits."""
+    """Trains, and writes build/digits."""
     digits = load_digits()
     images = digits.images[:, None].astype(np.float32)
     split = train_test_split(images, digits.target, test_size=0.25, random_state=0, stratify=digits.target)
     train_images, test_images, train_labels, test_labels = split
-    torch.set_num_threads(1)  # the sums of one thread come out the same everywhere
+    torch.set_num_threads(1)  # the sums of one thread are the same on every machine
     network = train(torch.from_numpy(train_images), torch.from_numpy(train_labels))
     with torch.no_grad():
         right = int((network(torch.from_numpy(test_images)).argmax(1).numpy() == test_labels).sum())

@@ -30,7 +30,7 @@ TRAINING, VALIDATION = 0.9, 0.95  # shares of a text up to which the parts reach
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert, and write the continuation that the model prefers after the first token."""
+    """Converts, and writes the continuation that the model prefers after the first token."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -14,14 +14,14 @@ EPS, THETA = 1e-5, 10_000.0
 
 
 def rotation(context: int, size: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [context, size / 2] of the angles by which positions turn adjacent pairs of a head."""
+    """Cosines and sines [context, size / 2] of the angles by which positions rotate adjacent pairs of a head."""
     frequencies = THETA ** (-torch.arange(0, size, 2) / size)
     angles = torch.outer(torch.arange(context), frequencies)
     return angles.cos(), angles.sin()
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x` [n, time, heads, size] with each pair of adjacent features turned by its position's angle."""
+    """`x` [n, time, heads, size] with each pair of adjacent features rotated by its position's angle."""
     even, odd = x[..., 0::2], x[..., 1::2]
     cos, sin = cos[:, None, :], sin[:, None, :]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(3)
@@ -70,7 +70,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward layer, each on a norm of what it is added to."""
+    """Attention and feed-forward layer, each on a norm of the residual stream and added to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,5 +108,5 @@ class Stories260K(nn.Module):
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits [n, time, 512] of the residual stream [n, time, width]; table and last layer are one."""
+        """Logits [n, time, 512] of the residual stream [n, time, width]; the last layer shares the embedding table."""
         return F.linear(self.norm(x), self.tok_embeddings.weight)

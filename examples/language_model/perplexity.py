@@ -79,7 +79,7 @@ def forms() -> Iterator[Form]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The table, and its rows in a file of results."""
+    """Prints the table, and writes its rows to a file of results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--method", action="append", help="only this method; can be repeated")
     parser.add_argument(

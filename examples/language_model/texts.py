@@ -1,4 +1,4 @@
-"""Texts that the model writes itself, as calibration data and for measuring: no text of others is needed."""
+"""Texts that the model generates itself, for calibration and for measurements: no external text is needed."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def float_model() -> Stories260K:
 
 
 def sampled(count: int, *, seed: int) -> NDArray[np.int64]:
-    """Texts [count, LENGTH], each token drawn from the model's distribution after those before it."""
+    """Texts [count, LENGTH], each token drawn from the model's distribution given the previous tokens."""
     model, generator = float_model(), torch.Generator().manual_seed(seed)
     tokens = torch.full((count, 1), BEGIN)
     with torch.no_grad():

@@ -29,7 +29,7 @@ BATCH_NORM_KEYS = ("weight", "bias", "running_mean", "running_var")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Convert one file."""
+    """Converts one file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def convert(network: nn.Module, source: Path, target: Path) -> None:
-    """Write the weights of a file as a state dict of `network`; ValueError if they are of another network."""
+    """Writes the weights of a file as a state dict of `network`; ValueError if they are of another network."""
     layers = read_keras(source) if source.suffix == ".h5" else read_tflite(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(state_dict(network, layers), target)
@@ -105,7 +105,7 @@ def read_tflite(path: Path) -> list[Layer]:
 
 
 def _from_keras(arrays: Mapping[str, Array]) -> list[Layer]:
-    """The tensors of one Keras layer; a separable convolution is two layers, one without weights is none."""
+    """The tensors of one Keras layer: a separable convolution gives two layers, a layer without weights none."""
     bias = {"bias": arrays["bias"]} if "bias" in arrays else {}
     if "gamma" in arrays:
         return [{key: arrays[name] for key, name in zip(BATCH_NORM_KEYS, BATCH_NORM, strict=True)}]
@@ -142,7 +142,7 @@ def _tensor(model: tflite.Model, tensor: tflite.Tensor) -> Array:
 def _take(
     left: list[Layer], path: str, module: nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d
 ) -> Layer:
-    """Remove the first layer with the module's shape of weights."""
+    """Removes and returns the first layer with the module's shape of weights."""
     shape = tuple(module.weight.shape)
     position = next((i for i, layer in enumerate(left) if layer["weight"].shape == shape), None)
     if position is None:

@@ -13,7 +13,7 @@ EPS = 1e-3
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """How much "SAME" pads one dimension before and after, for an output of ceil(size / stride)."""
+    """Padding of one dimension before and after for "SAME", for an output of ceil(size / stride)."""
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -27,7 +27,7 @@ def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a strided 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a strided 1x1 convolution if the shape changes."""
 
     def __init__(self, channels_in: int, channels: int, *, stride: int) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ Members = Iterator[tuple[PurePosixPath, bytes]]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Obtain what is missing."""
+    """Obtains missing files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def obtain_models(folder: Path) -> None:
-    """Download and convert the networks."""
+    """Downloads and converts the networks."""
     for name, (network, path) in NETWORKS.items():
         target = folder / "models" / f"{name}.safetensors"
         if target.exists():
@@ -66,7 +66,7 @@ def obtain_models(folder: Path) -> None:
 
 
 def obtain_data(folder: Path) -> None:
-    """Download and convert the data sets."""
+    """Downloads and converts the data sets."""
     makers: Mapping[tuple[str, ...], Callable[[], Mapping[str, Arrays]]] = {
         ("ic01_eval_dev", "cifar10_lossless_calib", "cifar10_jpeg_subset"): lambda: images(_members(CIFAR10)),
         ("kws01_eval_dev",): lambda: keywords(_members(KEYWORDS)),

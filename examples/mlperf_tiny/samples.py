@@ -1,7 +1,7 @@
-"""Inputs for the networks for which no labelled set of their own lies in ../shared/data: made from what lies there.
+"""Inputs for the networks without a labelled set in ../shared/data, computed from other files there.
 
-Each function gives arrays by name, as an npz file would, and is named in a spec as `samples.py:FUNCTION`. All are
-deterministic. None looks at an evaluation set.
+Each function returns arrays by name, like an npz file, and a spec refers to it as `samples.py:FUNCTION`. All
+functions are deterministic. None reads an evaluation set.
 """
 
 from math import log, sqrt
@@ -30,10 +30,8 @@ def spoken_digits() -> dict[str, NDArray[np.float32]]:
     energy = mfcc[..., 0] * sqrt(2)
     louder = sqrt(80) * log(480 / 256)
     mfcc[..., 0] = np.where(mfcc[..., 0] > silence + 1, energy + louder, energy)
-    spoken = (mfcc[..., 0] > energy.min() + 1).mean(1) > 0.5  # a short word leaves little but padding
-    mixed = np.random.default_rng(0).permutation(
-        mfcc[spoken]
-    )  # the file goes speaker by speaker, word by word
+    spoken = (mfcc[..., 0] > energy.min() + 1).mean(1) > 0.5  # a short word leaves mostly padding
+    mixed = np.random.default_rng(0).permutation(mfcc[spoken])  # the file is ordered by speaker, then by word
     return {"x": (mixed / KWS_STEP + KWS_ZERO_POINT).astype(np.float32)}
 
 

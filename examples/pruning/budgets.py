@@ -49,7 +49,7 @@ UNTRAINED = (  # the specs without their fine-tuning
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One budget: a share of a resource, and how it is trained for."""
+    """One budget: a fraction of a resource, and its training."""
 
     network: str
     resource: str
@@ -181,7 +181,7 @@ def pairs(result: Result) -> list[tuple[str, int, int]]:
 
 
 def pruned_only(compiled: Compiled, plan: Path) -> Graph:
-    """The graph that the same pruning gives without repairs."""
+    """The graph after the same pruning without repairs."""
     before, options = compiled.stages[0].graph, compiled.session.spec.passes[1]
     replayed = options.model_copy(update={"compensation": (), "budget": None, "plan": plan})
     assert compiled.session.calibration is not None

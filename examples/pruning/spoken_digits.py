@@ -25,7 +25,7 @@ EPOCHS, BATCH, LEARNING_RATE = 10, 64, 3e-3
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, and write the weights."""
+    """Trains, and writes the weights."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def trained(mfcc: Tensor, labels: Tensor, *, epochs: int) -> nn.Module:
-    """A network trained with AdamW on a rate that rises and falls once."""
-    torch.set_num_threads(1)  # the sums of one thread come out the same everywhere
+    """A network trained with AdamW; the learning rate rises and falls once."""
+    torch.set_num_threads(1)  # the sums of one thread are the same on every machine
     torch.manual_seed(0)
     if not BODY.exists():
         raise FileNotFoundError(f"{BODY} is missing; run `make mlperf-models`")

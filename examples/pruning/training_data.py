@@ -1,4 +1,4 @@
-"""Training data in random order: the files hold them class after class."""
+"""Training data in random order: the files are ordered by class."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ def training() -> Mapping[str, np.ndarray]:
 
 
 def spoken_digits() -> Mapping[str, np.ndarray]:
-    """2,400 spoken digits of six speakers, [n, 49, 10], and which digits they are.
+    """2,400 spoken digits of six speakers, [n, 49, 10], and their labels.
 
     The test set of the file has the same speakers, and other recordings of each.
     """

@@ -27,7 +27,7 @@ ROUNDS = 200
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,8 +2,8 @@
 
     T. Almeida et al., Contributions to the study of SMS spam filtering, 2011.
 
-Tokens are words, single digits and signs: the most frequent of the training messages have a number each, the others
-share the numbers behind them by a checksum.
+Tokens are words, single digits and signs: the most frequent ones of the training messages have a number each, the
+others share the numbers after these, chosen by a checksum.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from network import LENGTH, PAD, VOCABULARY
 from numpy.typing import NDArray
 
 FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "sms_spam.npz"
-FIRST, SHARED = 1, 128  # the token that is read out; numbers that rare tokens share
+FIRST, SHARED = 1, 128  # the token for the classification; numbers that rare tokens share
 VALIDATION = 400
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -32,7 +32,7 @@ def training() -> Arrays:
 
 
 def validation() -> Arrays:
-    """Messages on which recipes are chosen."""
+    """Messages for choosing recipes."""
     ids, labels = _split("train")
     return {"ids": ids[:VALIDATION], "spam": labels[:VALIDATION]}
 

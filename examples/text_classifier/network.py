@@ -14,7 +14,7 @@ PAD = 0
 
 
 class Attention(nn.Module):
-    """Self-attention over the tokens that are no padding."""
+    """Self-attention over the tokens that are not padding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Layer(nn.Module):
 
 
 class TextClassifier(nn.Module):
-    """Tokens [n, 48], padded with 0, to scores [n, 2]; the first token is read out."""
+    """Tokens [n, 48], padded with 0, to scores [n, 2], computed from the first token."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ SEED, EVALUATION = 20240711, 5  # one message in so many
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Obtain the file if it is missing."""
+    """Obtains the file if it is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

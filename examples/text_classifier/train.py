@@ -1,4 +1,4 @@
-"""Trains the classifier in float, in some minutes.
+"""Trains the classifier in float, in a few minutes.
 
     python examples/text_classifier/train.py           # into build/text_classifier
 
@@ -20,7 +20,7 @@ EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 10, 32, 5e-4, 0.05
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, and write the weights."""
+    """Trains, and writes the weights."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--messages", type=int, help="train on the first messages only")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)  # the sums of one thread come out the same everywhere
+    torch.set_num_threads(1)  # the sums of one thread are the same on every machine
     torch.manual_seed(0)
     ids, labels = (torch.from_numpy(x)[: options.messages] for x in training().values())
     network = trained(ids, labels, epochs=options.epochs)
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def trained(ids: Tensor, labels: Tensor, *, epochs: int) -> nn.Module:
-    """A network trained with AdamW on a rate that rises and falls once."""
+    """A network trained with AdamW; the learning rate rises and falls once."""
     network = TextClassifier()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=WEIGHT_DECAY)
     steps = epochs * -(-len(ids) // BATCH)

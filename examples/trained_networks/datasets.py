@@ -1,7 +1,7 @@
 """Calibration and evaluation arrays for the specs of this folder, from ../shared/data and the golden files.
 
-Each function gives arrays by name, as an npz file would, and is named in a spec as `datasets.py:FUNCTION`. All are
-deterministic. No sample of an evaluation set is in a calibration set.
+Each function returns arrays by name, like an npz file, and a spec refers to it as `datasets.py:FUNCTION`. All
+functions are deterministic. No sample of an evaluation set is in a calibration set.
 """
 
 from itertools import pairwise
@@ -18,7 +18,7 @@ TOKENS, LONGEST, MASK, SPECIAL = 32, 96, 14, (0, 12, 13)
 FRAMES, NEW_FRAMES = 161, 3
 """Frames that a decision of the wake word depends on, and new frames for each decision."""
 CALIBRATION_CLIPS = 4
-"""One clip of so many is for calibration."""
+"""Inverse of the fraction of clips for calibration."""
 STEP, CONTEXT = 512, 64
 """Samples of sound in a step of voice activity detection, and those of the step before that it sees again."""
 

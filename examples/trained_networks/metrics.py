@@ -1,6 +1,6 @@
-"""Metrics of the specs of this folder: each takes an output and labels, tensors with samples first, and gives a number.
+"""Metrics of the specs of this folder: functions of an output and labels, tensors with samples first, to a number.
 
-Shares are in percent.
+Results are percentages.
 """
 
 import torch
@@ -13,13 +13,13 @@ DETECTED, AVERAGED = 0.5, 5
 
 
 def same_faces(probability: Tensor, face: Tensor) -> float:
-    """Places that both propose, of those that the original network or this one does: probabilities [n, 2, h, w]."""
+    """Positions that both networks propose, among those that at least one proposes: probabilities [n, 2, h, w]."""
     ours, theirs = probability[:, 1] > PROPOSED, face > PROPOSED
     return _percent((ours & theirs).sum() / (ours | theirs).sum())
 
 
 def same_decisions(probability: Tensor, original: Tensor) -> float:
-    """Samples decided as the original network decides them: probabilities [n, 1] of yes, or [n, 2] of no and yes."""
+    """Samples with the decision of the original network: probabilities [n, 1] of yes, or [n, 2] of no and yes."""
     ours = probability.flatten(1)[:, -1] > DECIDED
     return _percent((ours == (original > DECIDED)).double().mean())
 
@@ -39,7 +39,7 @@ def pitch(logits: Tensor) -> Tensor:
 
 
 def clips_right(logits: Tensor, clip: Tensor) -> float:
-    """Clips in which the wake word is detected where it is said, and not elsewhere: logits [n, 1] of all windows."""
+    """Clips with a correct decision on the wake word, detected or not: logits [n, 1] of all windows."""
     probability = torch.sigmoid(logits.flatten().double())
     right = []
     for index in clip[:, 0].unique():
@@ -50,7 +50,7 @@ def clips_right(logits: Tensor, clip: Tensor) -> float:
 
 
 def masked_tokens(logits: Tensor, token: Tensor) -> float:
-    """Masked tokens found, of all that are asked for (not -1): logits [n, t, 591]."""
+    """Correctly predicted tokens among the masked ones (token not -1): logits [n, t, 591]."""
     asked = token >= 0
     return _percent((logits.argmax(-1) == token)[asked].double().mean())
 

@@ -1,6 +1,7 @@
-"""Networks that packages ship, as torch modules: face detection, pitch, voice activity, a wake word, chemistry.
+"""Networks of public packages, as torch modules: face detection, pitch, voice activity, a wake word, chemistry.
 
-Attribute names are those of the published weights. Each docstring names the source, and shapes of inputs and outputs.
+Attribute names are those of the published weights. Each docstring contains the source, and shapes of inputs and
+outputs.
 """
 
 import math
@@ -151,12 +152,16 @@ class VoiceActivity(nn.Module):
 
 
 class _MixedDepthwise(nn.Module):
-    """A depthwise convolution over time, or two of unlike length on halves of the channels, then a 1x1 convolution."""
+    """A depthwise convolution over time, or two of different lengths on halves of the channels, then a 1x1
+    convolution.
+    """
 
     def __init__(self, kernels: Sequence[int], channels: int = 64) -> None:
         super().__init__()
         each = channels // len(kernels)
-        self.skipped = [max(kernels) - kernel for kernel in kernels]  # steps that a shorter one does not see
+        self.skipped = [
+            max(kernels) - kernel for kernel in kernels
+        ]  # steps that a shorter convolution does not read
         self.dw = nn.ModuleList(nn.Conv1d(each, each, kernel, groups=each) for kernel in kernels)
         self.pw = nn.Conv1d(channels, channels, 1)
 

@@ -49,7 +49,7 @@ class MissingSourceError(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Obtain what is missing; 1 if something could not be had."""
+    """Obtains missing files; 1 if a source failed."""
     makers: Mapping[str, Callable[[Path], None]] = {
         "pnet": obtain_pnet,
         "rnet": obtain_rnet,
@@ -256,7 +256,7 @@ def tones(*, count: int = 400, seed: int = 0) -> Arrays:
 
 
 def reactions(*, seed: int) -> Iterator[str]:
-    """Reaction SMILES without end: amides, esters and ethers of random substituents."""
+    """Endless reaction SMILES: amides, esters and ethers of random substituents."""
     generator = np.random.default_rng(seed)
     groups = (
         "C",
@@ -353,7 +353,7 @@ def _package(folder: Path, requirement: str) -> Path:
 
 
 def _run(command: list[str], *, place: str | None = None) -> bytes:
-    """Output of a program; MissingSourceError with its last line where it fails."""
+    """Output of a program; MissingSourceError with its last line if it fails."""
     done = subprocess.run(command, cwd=place, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
@@ -412,7 +412,7 @@ def _proposals(folder: Path) -> Arrays:
 
 @torch.no_grad()
 def _candidates(folder: Path) -> Arrays:
-    """Windows of 24 x 24 pixels where the proposal network sees a face at some size, and their probabilities."""
+    """Windows of 24 x 24 pixels that the proposal network classifies as faces at some size, and their probabilities."""
     photograph, windows = _photograph(folder), []
     proposal = _network(folder, networks.ProposalNet(), "mtcnn_pnet")
     scale = 12 / 20

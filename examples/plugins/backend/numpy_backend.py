@@ -28,7 +28,7 @@ class NumpyModule:
 
 
 def check(graph: Graph, options: NumpyOptions, target: Target) -> list[Problem]:
-    """Every node that has no expression in NumPy."""
+    """Problems of all nodes that have no expression in NumPy."""
     return [
         Problem("N001", str(node.source), f"{node.op.name} has no form in NumPy", node_text(node))
         for node in graph.nodes
@@ -69,7 +69,7 @@ def emit(
 
 
 def run(folder: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of the written function, the last one that its module defines."""
+    """Outputs of the written function, the last one that its module defines."""
     functions = [found for found in runpy.run_path(str(folder / MODULE)).values() if callable(found)]
     return [torch.from_numpy(np.asarray(y)) for y in functions[-1](*(x.numpy() for x in inputs))]
 

@@ -1,4 +1,4 @@
-"""A kernel in portable C for the operator `frac`: one element after the other, in whatever layout they are stored."""
+"""A kernel in portable C for the operator `frac`: elements one by one, for any memory layout."""
 
 import numpy as np
 

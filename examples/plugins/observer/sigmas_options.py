@@ -8,7 +8,7 @@ from fxpress.specs.extension import OwnObserver
 
 
 class Sigmas(OwnObserver):
-    """The range of so many standard deviations around the mean; what is beyond it saturates."""
+    """Range of `width` standard deviations around the mean; values outside saturate."""
 
     kind: Literal["sigmas"] = Field(default="sigmas", description="Standard deviations around the mean.")
     width: float = Field(default=3.0, gt=0, le=100, description="How many, to either side.")

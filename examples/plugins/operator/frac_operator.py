@@ -12,7 +12,7 @@ from fxpress.ir.ops import AtenCall, Elementwise, emit_elementwise, lowers, oper
 @operator("frac")
 @dataclass(frozen=True)
 class Frac(Elementwise):
-    """x without its whole part: x - trunc(x)."""
+    """x without its integer part: x - trunc(x)."""
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.frac(x)

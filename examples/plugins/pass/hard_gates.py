@@ -9,7 +9,7 @@ from fxpress.passes import Context, Decision, PassReport, PassResult, register
 
 @register(HardGatesOptions)
 def hard_gates(graph: Graph, options: HardGatesOptions, context: Context) -> PassResult:
-    """Replace each sigmoid that is not kept, and report it."""
+    """Replaces each sigmoid outside `keep` by a hard sigmoid, and reports it."""
     decisions = []
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:

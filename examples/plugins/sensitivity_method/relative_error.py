@@ -6,7 +6,7 @@ from fxpress.passes.sensitivity import Score, Study
 
 
 def relative_error(study: Study, bits: Sequence[int]) -> list[Score]:
-    """A score for each layer and width; nothing is measured on samples, so that there is no standard error."""
+    """A score for each layer and width, without standard errors, because no samples are measured."""
     scores = []
     for block in study.blocks:
         norm = sum(float(study.graph.params[name].double().square().sum()) for name in block.sites)
