@@ -76,8 +76,8 @@ FXP_INLINE int32_t fxp_dot2(uint32_t a, uint32_t b, int32_t acc)
 #endif
 }
 
-/* acc + a.low + a.high, modulo 2^32, in the order of accesses to memory: compilers that move sums away from what is added
- * keep all of it in registers, or on the stack. */
+/* acc + a.low + a.high, modulo 2^32, in the order of accesses to memory: otherwise compilers move sums away from
+ * the loads of their operands, which then fill registers or the stack. */
 FXP_INLINE int32_t fxp_add_lanes(uint32_t a, int32_t acc)
 {
 #if FXP_DSP
@@ -321,7 +321,8 @@ struct fxp_sums4 {
     "smlad r4, r10, r7, r4\n\t"       \
     "smlad r5, r11, r7, r5\n\t"
 
-/* Four inputs in r6 and r7: of expanded ones, of int8 or int16 at any address, which take 2 instructions or 1 more. */
+/* Four inputs in r6 and r7, from expanded words, int8 or int16. Inputs of int8 and int16 may be at any address, and
+ * take 2 and 1 more instructions. */
 #define FXP_INPUTS "ldm r0!, {r6, r7}\n\t"
 
 #define FXP_INPUTS_INT8           \
@@ -339,8 +340,8 @@ struct fxp_sums4 {
 #define FXP_STEP_1X4_INT16 FXP_INPUTS FXP_CHANNELS_1X4_INT16
 
 /* Two rows of weights of 8 bits in a word, which take 14 instructions for 16 products: of a lane, the high byte is a weight
- * of the second row, the low byte 128 more than one of the first. Lanes are multiplied as they are, which gives
- * 256 times the second sum plus the first one, plus 128 times the sum of the inputs, modulo 2^32.
+ * of the second row, the low byte 128 more than one of the first. Lanes are multiplied without unpacking, with the
+ * result 256 times the second sum plus the first one, plus 128 times the sum of the inputs, modulo 2^32.
  */
 #define FXP_ROWS_1X2(weights, inputs, both, second) \
     "smlad " both ", " weights ", " inputs ", " both "\n\t" \
@@ -363,7 +364,7 @@ struct fxp_sums4 {
     "sub r2, r2, r6\n\t"             \
     "sub r4, r4, r6\n\t"
 
-/* The same, of one step and of one pair of sums. */
+/* The same for one step and one pair of sums. */
 FXP_INLINE void fxp_rows2(const uint32_t *x, const int32_t *weights, int32_t *both, int32_t *second)
 {
     for (int32_t i = 0; i < 2; i++) {
@@ -392,8 +393,8 @@ struct fxp_sums {
  * 22 or 23 for 2 bits, 16 for 16 bits, which are not unpacked.
  *
  * r0: activations, even words of three pixels, then odd ones; r1: weights, which a step unpacks to r10 and r11;
- * r2, r3, r4 and r5, r6, r12: the sums. r7 is the frame pointer of Thumb code: whoever uses these steps saves it
- * on the stack rather than declare it clobbered, which compilers refuse where there is a frame pointer.
+ * r2, r3, r4 and r5, r6, r12: the sums. r7 is the frame pointer of Thumb code: code with these steps saves it
+ * on the stack; it cannot be declared as clobbered, because compilers reject that if there is a frame pointer.
  */
 #define FXP_STEP_3X2_OF(unpack)   \
     "ldm r0!, {r7, r8, r9}\n\t"   \

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* value >> halvings, 0 beyond 31; of halvings the lowest byte counts. */
+/* value >> halvings, 0 beyond 31; only the lowest byte of halvings is used. */
 FXP_INLINE uint32_t fxp_halved(uint32_t value, uint32_t halvings)
 {
 #if FXP_DSP
@@ -16,7 +16,7 @@ FXP_INLINE uint32_t fxp_halved(uint32_t value, uint32_t halvings)
 #endif
 }
 
-/* 2^-(d / 2^16) on the scale of a table of its fractions, 257 numbers, on a straight line between two of them. */
+/* 2^-(d / 2^16) on the scale of a table of the fractions, 257 numbers, interpolated linearly. */
 FXP_INLINE int32_t fxp_power(const int32_t *table, int32_t d)
 {
     const int32_t *part = table + (d >> 8 & 255);
@@ -81,7 +81,7 @@ FXP_NOINLINE void fxp_hide(uint32_t *scores, int32_t from, int32_t to)
     }
 }
 
-/* 2^-(below / 256) of two lanes from a table of the fractions; a result has no bit left beyond 31 halvings. */
+/* 2^-(below / 256) of two lanes from a table of the fractions; a result is 0 beyond 31 halvings. */
 FXP_INLINE uint32_t fxp_powers2(const int16_t *powers, uint32_t below)
 {
     const uint32_t low = fxp_halved((uint32_t)powers[below & 0xffu], below >> 8 & 0xffu);

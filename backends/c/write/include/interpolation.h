@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The function of a table of 513 entries, 128 apart from -2^15 on: between two of them on a straight line. */
+/* The function of a table of 513 entries for operands from -2^15 in steps of 128, interpolated linearly. */
 FXP_INLINE int32_t fxp_interpolate(const int16_t *table, int32_t v)
 {
     const int16_t *at = table + 256 + (v >> 7);

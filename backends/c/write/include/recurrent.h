@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* (v + 2^14) >> 15: a product of two numbers of 15 bits of fraction, of which one stays. */
+/* (v + 2^14) >> 15: a product of two numbers, rounded to 15 bits of fraction. */
 FXP_INLINE int32_t fxp_halve(int32_t v)
 {
     return (v + (1 << 14)) >> 15;

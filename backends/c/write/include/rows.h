@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-/* Moves `bytes` bytes that begin `gone` bytes behind `rows` to its front, in pieces that do not overlap. */
+/* Moves `bytes` bytes that begin `gone` bytes after `rows` to its start, in pieces that do not overlap. */
 static __attribute__((noinline, unused)) void fxp_to_front(void *rows, size_t gone, size_t bytes)
 {
     unsigned char *to = (unsigned char *)rows;

@@ -60,7 +60,7 @@ FXP_INLINE float fxp_exp(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    /* 2^n as two factors, so that neither leaves the normal numbers; n + 256 is not negative */
+    /* 2^n as two factors, so that both are normal numbers; n + 256 is not negative */
     const uint32_t raised = shifted.bits - 0x4b400000u + 256u;
     const uint32_t half = raised / 2u;
     low.bits = (half - 1u) << 23;
