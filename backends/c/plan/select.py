@@ -102,11 +102,19 @@ def candidates(graph: Graph, machine: Machine) -> Candidates:
     @cache
     def found(index: int, coded: bool, at_hand: tuple[Layout | None, ...]) -> tuple[Offer, ...]:
         if coded:
-            return tuple(map(with_coded_weights, found(index, False, at_hand)))
+            return _smallest(tuple(map(with_coded_weights, found(index, False, at_hand))))
         made, _ = offers(Site(graph.nodes[index], graph, at_hand, machine))
         return tuple(replace(offer, build=cache(offer.build)) for offer in made)
 
     return found
+
+
+def _smallest(made: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """The offers with the fewest bytes of constants of each kernel: another packing can take longer codes."""
+    least: dict[str, int] = {}
+    for one in made:
+        least[one.kernel] = min(one.constant_bytes, least.get(one.kernel, one.constant_bytes))
+    return tuple(one for one in made if one.constant_bytes == least[one.kernel])
 
 
 def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Offer | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, check, emit
 from fxpress.backends.c.tools.elf import read_elf
-from fxpress.ir import Builder, Encoding, Graph, TensorType, Value, run_integer, verify
+from fxpress.ir import Builder, Encoding, Graph, Params, TensorType, Value, run_integer, verify
 from fxpress.ir.ops import recurrent_form
 from fxpress.ir.ops.accumulate import bias_quantization
 from fxpress.ir.ops.base import OPERATORS
@@ -76,7 +76,8 @@ class Layer:
 
         def constant(q: Encoding, *shape: int) -> Value:
             largest = min(q.qmax, 30000 // shape[1] if q.bits == 16 else 4000)  # sums fit int32
-            tensor = torch.randint(-largest, largest + 1, shape, generator=generator)
+            least = q.qmin if q.bits <= 8 else -largest
+            tensor = torch.randint(least, largest + 1, shape, generator=generator)
             return builder.constant(f"{name}_w", tensor, quantization=q)
 
         rows = op.gates * self.hidden
@@ -157,6 +158,22 @@ def test_the_dsp_instructions_give_the_bytes_of_the_interpreter(
     inputs = [draw(v, seed) for seed, v in enumerate(graph.inputs)]
     for found, expected in zip(simulated.run(inputs), run_integer(graph, inputs), strict=True):
         assert torch.equal(found, expected)
+
+
+def test_words_of_coded_weights_are_those_of_single_rows(
+    cortex_m4: Target, assert_equal_to_interpreter: Check
+) -> None:
+    graph = network(Layer("gru", 64, 68))
+    matrices = {v.name for v in graph.constants if v.type.rank == 2}
+    few = {name: t.clamp(-3, 3) if name in matrices else t for name, t in graph.params.items()}
+    graph = replace(graph, params=Params(few))
+    plain, coded = (
+        assert_equal_to_interpreter(graph, options=COutput(name="net", weights=weights), target=cortex_m4)
+        for weights in ("plain", "huffman")
+    )
+    assert [made.program.steps[0].offer.variant for made in (plain, coded)] == ["paired", ""]
+    (constant,) = (c for c in coded.program.steps[0].offer.coded if c.role == "constants")
+    assert constant.flash_bytes < 0.5 * constant.bytes
 
 
 @needs_simulator
