@@ -34,7 +34,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "low_bits": ("layer", "bits"),
     "llm": ("form", "method", "bits"),
     "mcu": ("name",),
-    "memory": ("network", "kind", "buffers"),
+    "memory": ("network", "kind", "buffers", "limit_bytes"),
     "memory_bounds": ("network", "kind", "buffers"),
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),

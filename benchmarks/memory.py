@@ -45,11 +45,12 @@ _KINDS = {"int8": (), "float32": ("passes=[{pass: clean}, {pass: fuse}]", "outpu
 
 @dataclass(frozen=True)
 class Row:
-    """One network in one form; `emit_seconds` is the time of the whole C backend."""
+    """One network in one form, within a limit of RAM or none; `emit_seconds` is the time of the whole C backend."""
 
     network: str
     kind: str
     buffers: str
+    limit_bytes: int | None
     arena_bytes: int
     live_bytes: int
     is_least: bool
@@ -75,13 +76,23 @@ def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
             yield fastest
             for place, limit in LIMITS.get(name, ()) if kind == "int8" else ():
                 if place == buffers:
-                    row = _row(name, spec, folder, kind, buffers, (*overrides, f"target.ram={limit} B"))
+                    row = _row(name, spec, folder, kind, buffers, overrides, limit=limit)
                     yield replace(row, cycles_of_fastest=fastest.cycles)
 
 
-def _row(name: str, spec: Path, folder: Path, kind: str, buffers: str, overrides: Sequence[str]) -> Row:
-    """A network in one form, run on samples if it is int8."""
-    choices = (f"target.name={CORE}", *overrides, f"outputs.c.buffers={buffers}")
+def _row(
+    name: str,
+    spec: Path,
+    folder: Path,
+    kind: str,
+    buffers: str,
+    overrides: Sequence[str],
+    *,
+    limit: int | None = None,
+) -> Row:
+    """A network in one form, run on samples if it is int8; `limit` is in bytes of RAM."""
+    choices = [f"target.name={CORE}", *overrides, f"outputs.c.buffers={buffers}"]
+    choices += [] if limit is None else [f"target.ram={limit} B"]
     compiled = compile_model(spec, overrides=choices, enforce_budget=False)
     assert compiled.c is not None and compiled.spec.outputs.c is not None
     plan = compiled.c.plan
@@ -106,6 +117,7 @@ def _row(name: str, spec: Path, folder: Path, kind: str, buffers: str, overrides
         name,
         kind,
         buffers,
+        limit,
         plan.arena_bytes,
         plan.bound,
         plan.is_least,
