@@ -44,7 +44,9 @@ def test_inputs_are_read_where_they_are_if_ram_is_short(
         }}""",
         fill=fill,
     )
-    artifact = emit(graph, COutput(name="net", self_test=0), load_target("cortex-m4f").model_copy(update={"ram": 4}))
+    artifact = emit(
+        graph, COutput(name="net", self_test=0), load_target("cortex-m4f").model_copy(update={"ram": 4})
+    )
     assert artifact.program.steps[0].offer.kernel == "linear_dsp"
     assert artifact.plan.arena_bytes <= 4 and artifact.program.steps[0].offer.scratch_bytes == 0
     network = SimulatedNetwork.of(
