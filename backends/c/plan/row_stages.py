@@ -456,15 +456,19 @@ def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, 
     """Rows of each call: `factor`, if `scaled` times the strides after it, as far as they divide the number of all
     rows.
 
-    More rows if otherwise several calls at an edge of a whole operand would have padding.
+    More rows if otherwise several calls at an edge of a whole operand would have padding, unless that is more than
+    twice as many, as with a prime number of rows.
     """
     wanted: dict[Stored, int] = {}
     rows: list[int] = []
     for one in reversed(steps):
         least, together = one.least_rows, one.step.offer.rows_together
         most = max(wanted.get(one.result, factor), together)
-        counts = [count for count in range(least, one.height + 1) if one.height % count == 0]
+        divisors = [count for count in range(1, one.height + 1) if one.height % count == 0]
+        counts = [count for count in divisors if count >= least]
         within = [count for count in counts if count <= most] or counts[:1]
+        if within[0] > max(most, 2 * least):
+            within = [count for count in divisors if count <= most]
         count = max([count for count in within if count % together == 0] or within)
         rows.append(count)
         for reading in one.readings(count):

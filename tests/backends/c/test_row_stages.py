@@ -418,6 +418,26 @@ def test_a_stage_has_the_reason_for_its_end(line, end, fill, cortex_m4):
     assert stage.end == end
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_prime_number_of_rows_may_have_several_calls_at_an_edge(
+    count, fill, cortex_m4, assert_equal_to_interpreter
+):
+    graph = parse(
+        f"""graph(%x: i8[1x2x{29 * count}]<scale=0.0625, zero=3>) {{
+          const %v: i8[16x2x9]<scale=0.5, zero=0>
+          const %w: i8[16x16x3]<scale=0.5, zero=0>
+          %a: i8[1x16x{29 * count}]<scale=0.0625, zero=7> = conv{{stride=(1,), padding=(4, 4), dilation=(1,)}}(%x, %v)
+          %b: i8[1x16x{29 * count}]<scale=0.0625, zero=3> = conv{{stride=(1,), padding=(1, 1), dilation=(1,)}}(%a, %w)
+          return b: %b
+        }}""",
+        fill=fill,
+    )
+    arena = emit(graph, COutput(), cortex_m4).plan.arena_bytes
+    small = cortex_m4.model_copy(update={"ram": arena - 16 * 10})
+    artifact = assert_equal_to_interpreter(graph, target=small, flags=UNDEFINED)
+    assert artifact.program.stages
+
+
 ENDS = re.compile(
     r"it is the last layer|t\d+ does not read its results|with t\d+ it would take [\d,]+ more (cycles|instructions)|"
     r"with t\d+ it would take [\d,]+ B of [\d,]+ by estimate(, since %t\d+(, %t\d+)* is read later, too)?|"
