@@ -17,10 +17,12 @@ from .fuse_activation import FUSE_ACTIVATION
 from .fuse_residual import FUSE_RESIDUAL
 from .magnitudes import MAGNITUDES
 from .merge_linear import MERGE_CONV, MERGE_LINEAR
+from .products import ADDED_BIAS, PRODUCT
 from .trim_taps import TRIM_TAPS
 
 # in an order in which no rule undoes the work of another
 RULES: Mapping[FuseRule, tuple[Rule, ...]] = {
+    "product": (PRODUCT, ADDED_BIAS),
     "pad": (FOLD_PAD, TRIM_TAPS),
     "batchnorm": (FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE),
     "linear": (MERGE_LINEAR, MERGE_CONV),

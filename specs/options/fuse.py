@@ -8,7 +8,7 @@ from ..plugins import FUSION_RULES, NamedPart
 from ..section import LayerPatterns
 from .base import PassOptions
 
-FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "linear", "magnitude"]
+FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "linear", "magnitude", "product"]
 
 
 class FuseOptions(PassOptions):
@@ -23,7 +23,8 @@ class FuseOptions(PassOptions):
         description="Rules to switch off: `batchnorm` (into convolution, transposed convolution, linear), "
         "`activation` (ReLU, clamp and similar into the producer), `residual` (addition into the producer), `pad` "
         "(into the convolution after it; taps that read only padding are removed), `linear` (two consecutive "
-        "linear layers, if that is smaller), `magnitude` (sqrt(a^2 + b^2) as one operator).",
+        "linear layers, if that is smaller), `magnitude` (sqrt(a^2 + b^2) as one operator), `product` (matrix products "
+        "with a constant as linear layers, constants added to channels as biases).",
     )
     add: tuple[Annotated[str, NamedPart(FUSION_RULES)], ...] = Field(
         default=(), description="Rules of other packages to apply after those of fxpress, in this order."

@@ -81,6 +81,20 @@ graph(%x: f64[1x2x6]) {
   %n: f64[1x3x4] = batch_norm(%c, %gamma, %beta, %mean, %var)
   return output: %n
 }""",
+    "product": """
+graph(%x: f64[2x4]) {
+  const %w: f64[4x3]
+  %y: f64[2x3] = matmul(%x, %w)
+  return output: %y
+}""",
+    "added_bias": """
+graph(%x: f64[2x4]) {
+  const %w: f64[3x4]
+  const %b: f64[3]
+  %p: f64[2x3] = linear(%x, %w)
+  %y: f64[2x3] = add(%p, %b)
+  return output: %y
+}""",
     "merge_linear": """
 graph(%x: f64[2x6]) {
   const %w: f64[3x6]

@@ -86,7 +86,7 @@ def test_a_value_that_is_wrong_is_shown_as_yaml() -> None:
         read_values(FuseOptions, {"disable": ["batchnrom"], "kepe": ["x"]}, name="fuse(...)")
     assert str(caught.value) == (
         'fuse(...):1:11: disable[0]: the text "batchnrom" is not one of batchnorm, activation, residual, pad, linear, '
-        'magnitude; did you mean "batchnorm"? [S204]\n'
+        'magnitude, product; did you mean "batchnorm"? [S204]\n'
         "    1 | disable: [batchnrom]\n"
         "      |           ^\n"
         'fuse(...):2:1: unknown key "kepe"; did you mean "keep"? [S201]\n'
