@@ -58,7 +58,7 @@ def test_bytes_written_beside_a_region_are_found(project: Path, outputs_on, monk
         return block
 
     monkeypatch.setattr(execution._Guarded, "of", staticmethod(short))
-    with pytest.raises(AssertionError, match="bytes beside a block of memory"):
+    with pytest.raises(AssertionError, match="bytes outside a block of memory"):
         outputs_on(compiled, "host", count=1)
 
 

@@ -159,7 +159,7 @@ def test_a_search_that_is_cut_off_keeps_the_order_and_says_so(fill, monkeypatch)
         lambda p, **_: Ordered(p, 5000, 4000, (), ports_in_arena=False),
     )
     (note,) = (n for n in emit(graph, COutput(), HOST).notes if n.startswith("order of execution"))
-    assert "5,000 B are in use at most" in note and "none takes less than 4,000 B" in note
+    assert "5,000 B are in use at most" in note and "none needs less than 4,000 B" in note
 
 
 def test_every_operator_takes_at_least_the_bound(operators, host, cortex_m4):

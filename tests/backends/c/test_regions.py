@@ -290,7 +290,7 @@ def test_a_region_that_is_too_small_is_found_on_a_core(fill, draw, tmp_path):
             Simulator(image, target=target), "net_run", input_bytes=[768], output_bytes=[512], regions=sizes
         )
         data = to_memory(draw(artifact.graph.inputs[0], 0), artifact.ports[0].stored).tobytes()
-        with pytest.raises(SimulationError, match="outside of what it was given"):
+        with pytest.raises(SimulationError, match="outside of the given buffers"):
             model.run([data])
 
 
