@@ -16,7 +16,7 @@ ONLY_WITH = {"hessian_probes.py": "pyhessian"}
 
 @pytest.fixture(autouse=True)
 def folder_of_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Scripts find their neighbours, and leave no module of theirs behind."""
+    """Scripts import their neighbours, and leave none of these modules in `sys.modules`."""
     monkeypatch.syspath_prepend(FOLDER)
     yield
     for file in SCRIPTS:

@@ -1,4 +1,4 @@
-"""A sample of `make layer-table`: whole compilations of single layers, and what the table must hold."""
+"""A sample of `make layer-table`: whole compilations of single layers, and the contents of the table."""
 
 import importlib.util
 import shutil

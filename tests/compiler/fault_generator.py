@@ -42,7 +42,7 @@ Spoil = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Case:
-    """A fault: its kind, what is done to a copy of the project, and what is run in it."""
+    """A fault: its kind, the change of a copy of the project, and the command that runs in it."""
 
     kind: str
     spoil: Spoil
@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a case ended; `wrong` is empty where it ended as it must."""
+    """Outcome of a case; `wrong` is empty if the outcome is as required."""
 
     case: Case
     status: int
@@ -562,7 +562,7 @@ def _words_case(chance: random.Random) -> Case:
 
 
 def report(verdicts: Sequence[Verdict]) -> str:
-    """A row for each kind, then what went wrong."""
+    """A row for each kind, then the failures."""
     total = Counter(v.case.kind for v in verdicts)
     wrong = Counter(v.case.kind for v in verdicts if v.wrong)
     rows = [f"{kind:<32} {count:>5} {wrong[kind]:>6}" for kind, count in sorted(total.items())]

@@ -106,7 +106,7 @@ def save_folder(
 def write_spec(
     folder: Path, source: str, *, weights: str = "int4", model: str = "", outputs: str = "torch: {}"
 ) -> Path:
-    """A spec beside a folder that stores its weights as integers."""
+    """A spec next to a folder that stores its weights as integers."""
     path = folder / "spec.yaml"
     path.write_text(
         f"fxpress: 1\nmodel:\n  source: hf:{source}\n{model}passes:\n  - pass: clean\n"

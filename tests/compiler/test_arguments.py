@@ -1,4 +1,4 @@
-"""Inputs are passed to the arguments of their names, in whatever order they are listed; other names are refused."""
+"""Inputs are passed to the arguments of their names, in any order of the list; other names are refused."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A captured module computes what the module computes, and the module stays as it was."""
+"""A captured module gives the results of the module, and the module stays unchanged."""
 
 import collections
 import cProfile

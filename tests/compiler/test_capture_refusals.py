@@ -1,4 +1,4 @@
-"""What cannot be captured is refused: with a code, the user's line, and what to do."""
+"""Modules that cannot be captured are refused with a code, the user's line, and a remedy."""
 
 import math
 import os
@@ -33,7 +33,7 @@ class Written(nn.Module):
 
 
 def as_forward(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function under the name by which torch knows the lines of a user's module."""
+    """The function under the name by which torch finds the lines of a user's module."""
     function.__code__ = function.__code__.replace(co_name="forward")
     return function
 

@@ -1,4 +1,4 @@
-"""Writes in place become values, through views and whatever shares their memory; or they are refused."""
+"""Writes in place become values, through views and other tensors with the same memory; or they are refused."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Faulty command lines, places that cannot be written, and what is left when standard output or the folder fails."""
+"""Faulty command lines, places that cannot be written, and remaining files if standard output or the folder fails."""
 
 from __future__ import annotations
 

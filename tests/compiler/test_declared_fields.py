@@ -1,4 +1,4 @@
-"""Every key of a spec and of a target file is read by code: what nothing reads would be a promise that is not kept."""
+"""Every key of a spec and of a target file is read by code: an unread key would have no effect."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def explained(tmp_path: Path) -> str:
-    """What is known of a layer that is called twice, with a batch norm after the first call."""
+    """Explanation of a layer that is called twice, with a batch norm after the first call."""
     (tmp_path / "net.py").write_text(TWICE)
     np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(32, 4)).astype("f4"))
     (tmp_path / "net.yaml").write_text(

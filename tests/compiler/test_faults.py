@@ -25,7 +25,7 @@ Edit = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """How a sound project is spoilt, what is run, and the code and words of the answer."""
+    """A fault in a sound project, the command, and the code and words of the answer."""
 
     spoil: Edit
     code: str

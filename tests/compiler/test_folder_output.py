@@ -1,4 +1,4 @@
-"""Folders in the compressed-tensors convention: read by its package, and what it cannot hold is refused by name."""
+"""Folders in the compressed-tensors convention: read by its package; others are refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GGUF files: read by the package gguf and by transformers, and what they cannot hold is refused by name."""
+"""GGUF files: read by the package gguf and by transformers; graphs that they cannot represent are refused by name."""
 
 from __future__ import annotations
 

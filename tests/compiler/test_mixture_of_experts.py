@@ -1,4 +1,4 @@
-"""Mixtures of experts: rows sorted by expert, a product for each group of them, and a sum of what each expert gives."""
+"""Mixtures of experts: rows sorted by expert, a product for each group of rows, and a sum of the experts' results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Causal language models of folders with caches: what they compute block by block, and models that are refused."""
+"""Causal language models of folders with caches: their results block by block, and models that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user loses is in the notes of the report and in the summary of `compile`."""
+"""Losses for a user are in the notes of the report and in the summary of `compile`."""
 
 from pathlib import Path
 

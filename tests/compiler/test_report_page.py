@@ -1,4 +1,4 @@
-"""How figures stand on the page of a report."""
+"""Figures on the page of a report."""
 
 from pathlib import Path
 

@@ -63,7 +63,7 @@ def broken_module(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is changed in the sample project, the command, and the place that its message begins with."""
+    """A change of the sample project, the command, and the place at which its message begins."""
 
     command: str
     place: str

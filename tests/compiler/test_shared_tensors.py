@@ -1,4 +1,4 @@
-"""Emitted modules of networks that share layers, weights and names: every form gives what the graph gives."""
+"""Emitted modules of networks that share layers, weights and names: every form gives the results of the graph."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Networks pruned until they fit a target: what is linked and counted on the simulated core stays below its limits."""
+"""Networks pruned until they fit a target: linked bytes and counts on the simulated core stay below its limits."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ needs_shared = pytest.mark.skipif(
 
 
 def counted(compiled: Compiled, folder: Path) -> Counts:
-    """What the simulated core counts for one sample."""
+    """Counts of the simulated core for one sample."""
     compiled.write(folder)
     assert compiled.session.evaluation is not None
     counts = execute(folder, compiled.session.evaluation.first(1), on="cortex-m4").counts

@@ -70,7 +70,7 @@ def compiled(folder: Path, arrays: Arrays, *, source: str = INTEGER, **changed: 
 
 
 def stepped(made: Compiled, x: NDArray[np.float32], h: Tensor) -> list[Tensor]:
-    """The states that the captured network goes through."""
+    """The states of the captured network at each step."""
     params, found = made.session.captured.params, []
     for row in torch.from_numpy(x):
         read = row @ params["x.weight"].T + params["x.bias"] + h @ params["h.weight"].T + params["h.bias"]

@@ -1,4 +1,4 @@
-"""The cost model of the pipeline: what passes are told that a graph costs is what is then compiled."""
+"""The cost model of the pipeline: the costs that passes receive for a graph are those of the compiled result."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Text of compiled language models: the tokens of transformers, perplexity, the command, and what it refuses."""
+"""Text of compiled language models: the tokens of transformers, perplexity, the command, and its refusals."""
 
 from __future__ import annotations
 

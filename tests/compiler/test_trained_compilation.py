@@ -63,7 +63,7 @@ def test_a_loss_that_is_not_there_is_found_before_anything_runs(project: Path) -
 
 
 def _samples(spec: Path, *overrides: str) -> tuple[int, int]:
-    """How many samples the training of a spec reads, and how many passes that do not train."""
+    """Number of samples that the training of a spec reads, and number of passes that do not train."""
     session = open_session(spec, overrides=overrides)
     (table,) = [t for t in run_passes(session)[-1].report.tables if t.name == "samples"]
     return sum(table.rows[0]), len(calibration_batches(session, None)[0])

@@ -1,4 +1,4 @@
-"""Input that is unusual but sound: it compiles, and the C computes what the integer graph computes."""
+"""Input that is unusual but sound: it compiles, and the C gives the results of the integer graph."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_unusual_data_calibrate_a_network_whose_c_equals_its_integers(what: str,
 
 
 class Odd(nn.Module):
-    """A model of one function, for what a forward can be."""
+    """A model of one function, for unusual kinds of `forward`."""
 
     def __init__(self, function: Callable[..., object], layer: nn.Module | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Views told apart by the elements they show."""
+"""Views distinguished by their elements."""
 
 from collections.abc import Callable
 
@@ -89,7 +89,7 @@ def test_strides_tell_the_same_as_the_numbers_written_down(name: str, shape: tup
 
 
 def _listed(found: object, shape: tuple[int, ...]) -> list[int] | None:
-    """The numbers that a region stands for, in order."""
+    """The numbers that a region contains, in order."""
     match found:
         case Reshaped():
             return numbered(shape).flatten().tolist()

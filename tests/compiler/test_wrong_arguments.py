@@ -1,4 +1,4 @@
-"""Wrong arguments of the public Python functions: each is refused with its place, what to do, and a registered code."""
+"""Wrong arguments of the public Python functions: each is refused with its place, a remedy, and a registered code."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / "examples" / "digits"
 
 @pytest.fixture(scope="module")
 def printed() -> str:
-    """What training and the demonstration print, one after the other."""
+    """Output of training and of the demonstration, in this order."""
     return "".join(
         subprocess.run(
             [sys.executable, FOLDER / name], capture_output=True, text=True, check=True, timeout=300

@@ -1,4 +1,4 @@
-"""Each package of examples/plugins is installed with pip into a folder of its own, and does what its page says."""
+"""Each package of examples/plugins is installed with pip into a separate folder, and works as its page states."""
 
 import json
 import os

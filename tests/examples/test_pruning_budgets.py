@@ -1,4 +1,4 @@
-"""The example of budgets: what is counted is what was predicted, and a row that is done is not computed again."""
+"""The example of budgets: counts equal predictions, and a complete row is not computed again."""
 
 import json
 import os

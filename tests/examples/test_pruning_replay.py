@@ -26,7 +26,7 @@ def compiled(prune: str) -> Compiled:
 
 
 def files(folder: Path) -> dict[Path, bytes]:
-    """The plan, the graph and the C; not the report and the lock, which say what was asked for."""
+    """The plan, the graph and the C; not the report and the lock, which contain the options."""
     code = [path for path in (folder / "c").rglob("*") if path.is_file()]
     found = [folder / PLAN, folder / "graph.txt", folder / "graph.safetensors", *code]
     return {path.relative_to(folder): path.read_bytes() for path in found}

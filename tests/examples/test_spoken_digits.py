@@ -1,4 +1,4 @@
-"""Spoken digits from the body of the keyword network: the training gives the same bytes, and what it learned stays."""
+"""Spoken digits from the body of the keyword network: the training gives the same bytes, and its accuracy stays."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The text classifier: its data as obtained, and the pruned int8 network beside the float one."""
+"""The text classifier: its data as obtained, and the pruned int8 network against the float network."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""`examples/trained_networks/obtain.py`: conversion of published files, samples that it makes, what it says is missing.
+"""`examples/trained_networks/obtain.py`: conversion of published files, generated samples, messages on missing sources.
 
 Nothing is downloaded: published files are imitated by their names and shapes.
 """

@@ -1,4 +1,4 @@
-"""Residual branches that go whole: which can, what is left of them, and that cut equals masked."""
+"""Removal of whole residual branches: the removable ones, the remainder, and equality of cut and masked graph."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Types: what they refuse, and how integers stand for reals."""
+"""Types: refusals, and integers that represent reals."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Huffman's code: what is written comes back, and no prefix code is shorter."""
+"""Huffman coding: decoding returns the written bytes, and no prefix code is shorter."""
 
 from __future__ import annotations
 

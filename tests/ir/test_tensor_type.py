@@ -1,4 +1,4 @@
-"""Types: what they refuse, and the bytes that they take."""
+"""Types: refusals, and their bytes."""
 
 import pytest
 

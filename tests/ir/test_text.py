@@ -1,4 +1,4 @@
-"""The text form: what is dumped reads back equal, and errors say where."""
+"""The text form: a dumped graph parses to an equal graph, and errors state their place."""
 
 from dataclasses import replace
 

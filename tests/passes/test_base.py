@@ -1,4 +1,4 @@
-"""The registry of passes, what a pass needs, and its report as plain data."""
+"""The registry of passes, requirements of a pass, and its report as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of docs/passes.md: each graph before and after is what the pass really does."""
+"""The examples of docs/passes.md: each pass transforms the graph before to the graph after."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: the same function, equal ranges, and what it leaves alone."""
+"""Cross-layer equalization: the same function, equal ranges, and layers that stay unchanged."""
 
 from __future__ import annotations
 

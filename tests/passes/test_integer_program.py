@@ -1,4 +1,4 @@
-"""The builder of integer programs: choices, budgets, what is answered where nothing is feasible."""
+"""The builder of integer programs: choices, budgets, the answer if nothing is feasible."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Parts of networks: masks and states beside the value that joins them."""
+"""Parts of networks: masks and states in addition to the value that joins the parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fxpress.passes.network_blocks import split_blocks
 
 
 class Net(nn.Module):
-    """Three layers with a mask that is computed once, and a state of each beside the result."""
+    """Three layers with a mask that is computed once, and a state of each in addition to the result."""
 
     def __init__(self) -> None:
         super().__init__()

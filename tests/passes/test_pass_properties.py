@@ -235,7 +235,7 @@ def test_the_order_of_independent_nodes_does_not_matter(graph: Graph, random: Ra
 
 
 def reordered(graph: Graph, random: Random) -> Graph:
-    """The same nodes in another order that respects what they read."""
+    """The same nodes in another order that respects their operands."""
     ready = {v.name for v in (*graph.inputs, *graph.constants)}
     waiting, order = list(graph.nodes), []
     while waiting:

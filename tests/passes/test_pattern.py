@@ -1,4 +1,4 @@
-"""Patterns and rules: what matches, what is told when nothing does, and that a wrong rule is found out."""
+"""Patterns and rules: matches, messages if nothing matches, and detection of wrong rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def always(match: Match) -> None:
 
 
 def rule(pattern: object, name: str = "rule") -> Rule:
-    """Replaces what matches by the tanh of its first operand."""
+    """Replaces a match by the tanh of its first operand."""
 
     def rewrite(builder: Builder, match: Match) -> Value:
         return builder.add(Tanh(), match.value("x"), name=match.root.outputs[0].name)

@@ -27,7 +27,7 @@ PARTS = ("specs", "ir", "passes", "backends", "compiler")
 
 
 def reported(source: str) -> set[str]:
-    """Every code that a source reports: each literal of that form, whatever helper takes it.
+    """Every code that a source reports: each literal of that form, as an argument of any function.
 
     Left out are codes that are only compared with, and the constants whose names end in CODES.
     """

@@ -17,7 +17,7 @@ MAY_IMPORT = {
 ROOT_ERROR = "fxpress.specs.root_error"
 """The base of all exceptions, which every part imports."""
 LATE_IMPORTS = {"compiler/cli.py"}
-"""The command line, where what needs torch is imported by the command that needs it."""
+"""The command line, where each command imports the modules that need torch."""
 
 
 def modules() -> list[Path]:
@@ -25,7 +25,7 @@ def modules() -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[tuple[ast.stmt, str]]:
-    """Each import statement, with the full name of what it imports from; relative names resolved."""
+    """Each import statement, with the full name of the module that it imports from; relative names resolved."""
     package = ("fxpress", *path.relative_to(ROOT).parent.parts)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

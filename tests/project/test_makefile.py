@@ -1,4 +1,4 @@
-"""The targets that the Makefile's header names are those that there are, and what they run is in the tree."""
+"""The targets in the Makefile's header are all that exist, and the files that they run are in the tree."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 OF_OTHERS = {"setup", "clean"}
-"""Targets that the header leaves out: what others need, and what everyone expects."""
+"""Targets that the header omits: prerequisites of others, and conventional ones."""
 
 
 def named_targets() -> list[str]:

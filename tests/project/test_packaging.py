@@ -1,4 +1,4 @@
-"""What is packaged is what is in the tree, and what is in the tree is packaged."""
+"""The package contains all files of the tree that belong to it, and no others."""
 
 import os
 import subprocess
@@ -73,7 +73,7 @@ def test_the_licence_is_apache_2(project: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheel and sdist, built from a copy: setuptools leaves files behind."""
+    """Wheel and sdist, built from a copy: setuptools leaves files in the tree."""
     folder = tmp_path_factory.mktemp("dist")
     copy = folder / "copy"
     copy.mkdir()

@@ -49,7 +49,7 @@ target: {name: cortex-m4f}
 
 
 def _commands(tool: str) -> list[str]:
-    """What stands in backquotes or behind a prompt and begins with `tool`, placeholders left out."""
+    """Commands in backquotes or after a prompt that begin with `tool`, without placeholders."""
     found = []
     for page in [*PAGES, *EXAMPLES] if tool == "make" else PAGES:
         text = page.read_text()

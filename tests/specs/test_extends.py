@@ -1,4 +1,4 @@
-"""`extends`: what is inherited, where it is looked for, and what is refused."""
+"""`extends`: inherited options, search paths, and refusals."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`check_spec`: the files that a spec names are there and hold what it asks of them."""
+"""`check_spec`: the files of a spec exist and have the contents that it requires."""
 
 import io
 import zipfile
@@ -22,7 +22,7 @@ def _npz(*arrays: str) -> bytes:
 
 @pytest.fixture
 def project(write: Write, sound: str) -> Path:
-    """A spec with a network and data beside it."""
+    """A spec with a network and data next to it."""
     write("import torch\n\nclass Net(torch.nn.Module):\n    pass\n", "net.py")
     write(_npz("x", "labels"), "train.npz")
     return write(sound.replace("train.npz}", "train.npz, labels: labels}"))

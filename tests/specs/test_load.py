@@ -60,7 +60,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(problems_of: Problem
 
 
 def test_c_takes_no_dynamic_dimensions(problems_of: ProblemsOf, sound: str) -> None:
-    """C has fixed sizes, so one of `dynamic` and `outputs.c` goes."""
+    """C has fixed sizes, so one of `dynamic` and `outputs.c` must be removed."""
     text = re.sub(r"shape: (\[[^]]*\])", r"shape: \1, dynamic: {0: batch}", sound, count=1)
     (problem,) = problems_of(text)
     assert problem.code == "S209" and "C has fixed sizes" in problem.message

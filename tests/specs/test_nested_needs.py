@@ -1,4 +1,6 @@
-"""What options inside options ask for: data, labels and files are missed where they are asked for, all at once."""
+"""Requirements of nested options: missing data, labels and files are reported together, at the options that need
+them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

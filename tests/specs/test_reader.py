@@ -1,4 +1,4 @@
-"""Files that cannot be read as a spec, and what YAML values mean."""
+"""Files that cannot be read as a spec, and the meaning of YAML values."""
 
 from collections.abc import Callable
 from pathlib import Path

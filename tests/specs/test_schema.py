@@ -27,7 +27,7 @@ Write = Callable[..., Path]
 
 
 def _faults(value: Any, schema: Schema, root: Schema) -> list[str]:
-    """What a value breaks of a schema; as much of draft 2020-12 as our schema uses."""
+    """Violations of a schema by a value; supports the part of draft 2020-12 that our schema uses."""
     if "$ref" in schema:
         schema = {
             **root["$defs"][schema["$ref"].rpartition("/")[2]],

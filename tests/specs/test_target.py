@@ -1,4 +1,4 @@
-"""Targets: those that come with fxpress, those of a user, and what a spec changes about them."""
+"""Targets: those of fxpress, those of a user, and changes of a target in a spec."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""YAML text of values and sections reads back as what it was written from."""
+"""YAML text of values and sections is read back as the same values."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What cannot be emitted is refused before anything is written, all of it at once."""
+"""Graphs that cannot be emitted are refused before anything is written, with all problems at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prices of kernels: what a core takes for the same work, which cores have cycles, and predictions against counts."""
+"""Prices of kernels: cost of the same work on each core, cores with cycles, and predictions against counts."""
 
 from __future__ import annotations
 

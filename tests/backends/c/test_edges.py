@@ -1,4 +1,4 @@
-"""Inputs and outputs as the integers that `outputs.c.io` asks for."""
+"""Inputs and outputs as the integers that `outputs.c.io` requests."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def ports(graph: Graph, io: str | Mapping[str, str], host: Target) -> tuple[Port
 
 
 def through(graph: Graph, x: Tensor, io: str | Mapping[str, str], host: Target) -> Tensor:
-    """What the stripped graph gives for the model's input, as reals."""
+    """Results of the stripped graph for the model's input, as reals."""
     taken, given = ports(graph, io, host)
     edges = strip_edges(graph, COutput(name="net", io=io).stored)
     stored = x if taken.encoding is None else taken.encoding.integers(x).to(taken.type.dtype.torch)

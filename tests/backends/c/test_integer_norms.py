@@ -1,4 +1,4 @@
-"""Networks with norms, quantized: the C gives every byte of the integer graph, and shares what calls share."""
+"""Networks with norms, quantized: the C gives every byte of the integer graph, and shares functions between calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operator's C computes what the interpreter computes: integers exactly, floats within rounding."""
+"""The C of every operator gives the results of the interpreter: integers exactly, floats within rounding."""
 
 from __future__ import annotations
 

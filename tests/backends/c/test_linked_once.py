@@ -1,4 +1,4 @@
-"""Kernels that several layers share are linked once, whatever constants each layer passes."""
+"""Kernels that several layers share are linked once, for any constants that the layers pass."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ ODD = [
 
 
 def numbers() -> np.ndarray:
-    """What is odd among float32, and random bits."""
+    """Special values of float32, and random bits."""
     bits = np.random.default_rng(0).integers(0, 1 << 32, 4000, dtype=np.uint32)
     return np.concatenate([np.array(ODD, np.float32), bits.view(np.float32)])
 

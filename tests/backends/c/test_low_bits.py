@@ -21,7 +21,7 @@ FILLS = ("random", "lowest", "highest", "alternating")
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: its operator in text form, shapes of input, weight and result, and what its weights are."""
+    """A layer: its operator in text form, shapes of input, weight and result, and the type of its weights."""
 
     op: str
     x: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Norms on rows that hardly vary, where what rounding leaves of a mean would be all that is left."""
+"""Norms on nearly constant rows, where the rounding error of the mean would be the whole result."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""In which order inputs and outputs are stored: by word, and by what the model itself does to them."""
+"""Layouts in which inputs and outputs are stored: by option, and by the model's own permutations."""
 
 import pytest
 

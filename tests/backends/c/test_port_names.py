@@ -1,4 +1,4 @@
-"""Names of inputs and outputs in the emitted C: parameters, macros and functions, whatever the model calls them."""
+"""Names of inputs and outputs in the emitted C: parameters, macros and functions, for any names in the model."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Regions of RAM: which blocks are in which, what the emitted C takes, and that it computes the same bytes."""
+"""Regions of RAM: the region of each block, the arguments of the emitted C, and equal bytes of results."""
 
 from __future__ import annotations
 

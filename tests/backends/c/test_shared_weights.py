@@ -1,4 +1,4 @@
-"""Weights that several layers share: in flash once, whatever scales and biases each layer has."""
+"""Weights that several layers share: in flash once, for any scales and biases of the layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations of 16 bits in C: every operator that has an integer form for them computes what the interpreter does."""
+"""16-bit activations in C: every operator with an integer form for them gives the results of the interpreter."""
 
 from __future__ import annotations
 

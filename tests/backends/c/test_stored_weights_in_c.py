@@ -1,4 +1,4 @@
-"""Layers with stored weights in C: results, the weights file, and what is refused."""
+"""Layers with stored weights in C: results, the weights file, and refusals."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def network(layer: str, *, bits: int = 8, scale: float = 4e-6, residual: bool = 
 
 
 def inputs(graph: Graph) -> list[list[torch.Tensor]]:
-    """All ends, and numbers that nearly cancel: results lie at both ends and between."""
+    """All ends, and numbers that nearly cancel: results are at both ends and between them."""
     generator = torch.Generator().manual_seed(1)
     x, residual = (v.type.shape for v in graph.inputs)
     ends = [torch.full(x, end, dtype=torch.int16) for end in (-32768, 32767)]

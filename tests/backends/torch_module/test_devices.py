@@ -1,4 +1,4 @@
-"""Stored weights on other devices and in other element types: which kernels of torch they take, and what these compute.
+"""Stored weights on other devices and in other element types: the kernels of torch that they use, and their results.
 
 No test runs on a GPU: shapes and types of CUDA's kernels are those of torch's fake tensors.
 """

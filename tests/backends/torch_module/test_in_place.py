@@ -1,4 +1,4 @@
-"""States in place: the module computes what a copying one does, in the memory of its arguments."""
+"""States in place: the module gives the results of a copying module, in the memory of its arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module whose tensors are read when they are used computes what the module in memory computes."""
+"""A module whose tensors are read when they are used gives the results of the module in memory."""
 
 from __future__ import annotations
 

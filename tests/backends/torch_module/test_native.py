@@ -1,4 +1,4 @@
-"""The native form: the integers of the graph, on every instruction set, and what happens without a compiler."""
+"""The native form: the integers of the graph, on every instruction set, and the behaviour without a compiler."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""The kernel of packed products: the same bits on every instruction set, and what happens without a compiler."""
+"""The kernel of packed products: the same bits on every instruction set, and the behaviour without a compiler."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Changes that are proposed: what the report says of them is what they do, pasted into the spec."""
+"""Proposed changes: pasted into the spec, they have the effects that the report states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which outputs and layers are said to be low, what follows, and where nothing is examined."""
+"""Findings on noisy outputs and layers, their consequences, and the cases without an examination."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_the_layer_of_most_work_that_stays_float_is_told_with_its_shares(compile
 
 
 class Normalised(nn.Module):
-    """A padded convolution behind means and deviations of channels, called twice."""
+    """A padded convolution after means and deviations of channels, called twice."""
 
     def __init__(self) -> None:
         super().__init__()

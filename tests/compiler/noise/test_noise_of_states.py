@@ -1,4 +1,4 @@
-"""Errors that add up in a state: what is measured along sequences, and what is said of it."""
+"""Errors that add up in a state: measurements along sequences, and notes on them."""
 
 from __future__ import annotations
 

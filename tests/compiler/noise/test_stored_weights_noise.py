@@ -1,4 +1,4 @@
-"""Noise of stored weights: what the report says of outputs, and changes that were measured."""
+"""Noise of stored weights: statements of the report on outputs, and measured changes."""
 
 from collections.abc import Callable
 from pathlib import Path

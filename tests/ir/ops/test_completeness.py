@@ -1,4 +1,4 @@
-"""What must hold of every operator, by walking the registry: nothing here names one but the conversions."""
+"""Properties of all operators, checked over the registry: no test here names an operator except the conversions."""
 
 from dataclasses import replace
 from inspect import signature

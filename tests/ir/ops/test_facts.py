@@ -162,7 +162,7 @@ Refutation = Callable[[Example], bool]
 
 
 def claims(name: str) -> Iterator[tuple[str, Callable[[Facts], bool], Refutation]]:
-    """Each statement about an operator: what it says, whether the facts declare it, and what refutes it."""
+    """Each statement about an operator: its text, whether the facts declare it, and a counterexample."""
     names = sorted({operand for e in examples(name) for operand in e.names})
     yield "homogeneous", lambda f: f.homogeneous, refutes_homogeneous
     yield "whole", lambda f: f.whole, refutes_whole

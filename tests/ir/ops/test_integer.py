@@ -1,4 +1,4 @@
-"""What integer forms promise beyond being near the reference: bounds, padding, tables, exact sums."""
+"""Properties of integer forms in addition to small errors: bounds, padding, tables, exact sums."""
 
 import pytest
 import torch

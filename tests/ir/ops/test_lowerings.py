@@ -1,4 +1,4 @@
-"""Every lowering gives the bits of the aten overload that it stands for, through operators of the IR."""
+"""Every lowering gives the bits of its aten overload, through operators of the IR."""
 
 from dataclasses import dataclass
 from typing import Any

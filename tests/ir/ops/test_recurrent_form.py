@@ -1,4 +1,4 @@
-"""Recurrent layers on integers: near the reals, exactly what their definition says, and refused where that ends."""
+"""Recurrent layers on integers: near the reals, exactly as defined, and refused outside their definition."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def drawn(seed: int, *shape: int, bits: int = 8) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
 def test_integers_are_near_the_reals(kind: str, data: st.DataObject) -> None:
-    """Weights and input are those that the integers stand for, so that gates and state alone are rounded."""
+    """Weights and input are those that the integers represent, so that only gates and state are rounded."""
     example = data.draw(examples(kind))
     graph = verify(to_integers(example.graph, example.inputs))
     node = next(node for node in graph.nodes if node.op.name == kind)

@@ -1,4 +1,4 @@
-"""The opaque call: what its text holds, what it infers, and that it computes what torch does."""
+"""The opaque call: its text, its inferred types, and results equal to torch."""
 
 import logging
 import math

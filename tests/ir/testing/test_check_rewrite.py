@@ -113,7 +113,7 @@ def test_right_folding_of_batch_norm_passes_in_float64() -> None:
 
 
 def fold_despite_second_use(graph: Graph) -> Graph:
-    """Planted: the scaled convolution stands for the unscaled one wherever that is read."""
+    """Planted: the scaled convolution replaces the unscaled one for all its readers."""
     folded = {
         conv.output.name: (node, *folded_constants(graph, conv, node))
         for node in graph.nodes
@@ -167,7 +167,7 @@ def drop_broadcast_operand(_: Graph, builder: Builder, node: Node, operands: Ope
 
 
 def wrap_zero_point(_: Graph, builder: Builder, node: Node, operands: Operands) -> Result:
-    """Planted: a zero point goes round the end of int8."""
+    """Planted: a zero point wraps at the end of int8."""
     grid = node.outputs[0].type.quantization
     if not isinstance(node.op, Quantize) or grid is None:
         return None
@@ -249,7 +249,7 @@ def reorder_outputs(graph: Graph) -> Graph:
 
 
 def keep_stale_types(graph: Graph) -> Graph:
-    """Planted: a reshape is taken out, and what follows keeps its old types."""
+    """Planted: a reshape is removed, and later values keep their old types."""
     gone = {n.output.name: n.operands[0] for n in graph.nodes if isinstance(n.op, Reshape)}
     nodes = tuple(replace(n, inputs=tuple(v and gone.get(v.name, v) for v in n.inputs)) for n in graph.nodes)
     return Graph(graph.inputs, graph.outputs, nodes, graph.params, graph.output_names)

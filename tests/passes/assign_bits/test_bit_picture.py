@@ -1,4 +1,4 @@
-"""The picture of the front: everything lies inside, and single points and odd limits are drawn too."""
+"""The picture of the front: everything is inside, and single points and odd limits are drawn, too."""
 
 from xml.etree import ElementTree
 

@@ -1,4 +1,4 @@
-"""The integer program over bits: against brute force, under budgets and ties, and what it says where nothing fits."""
+"""The integer program over bits: against brute force, under budgets and ties, and its answer if nothing fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How samples run together."""
+"""Number of samples that run together in calibration."""
 
 import pytest
 import torch

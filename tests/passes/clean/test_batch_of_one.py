@@ -1,4 +1,4 @@
-"""Networks called without a batch: what stands between their layers computes with one."""
+"""Networks called without a batch: the operators between their layers compute with a batch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Clean-up: what goes, what stays, and that it never grows the graph."""
+"""Clean-up: removed nodes, kept nodes, and a graph that never grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fusion into layers: what fires, what must not, and that the function stays."""
+"""Fusion into layers: rules that apply, rules that must not, and an unchanged function."""
 
 from __future__ import annotations
 

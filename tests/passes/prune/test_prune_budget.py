@@ -1,4 +1,4 @@
-"""Budgets of `prune` on a device: met, nearly used up, and refused with the nearest that there is."""
+"""Budgets of `prune` on a device: kept, nearly used up, and refused with the nearest possible cost."""
 
 from collections.abc import Mapping
 

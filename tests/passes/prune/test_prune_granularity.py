@@ -1,4 +1,4 @@
-"""`prune` by whole heads and by residual blocks: what goes, within which budget, and that plans bring it back."""
+"""`prune` by whole heads and by residual blocks: removed parts, budgets, and plans that reproduce the result."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers of channels and bits of layers decided in one program: optimal, within the budget, told, and replayed."""
+"""Numbers of channels and bits of layers decided in one program: optimal, within the budget, reported, and replayed."""
 
 from collections.abc import Mapping
 from dataclasses import replace

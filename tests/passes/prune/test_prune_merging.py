@@ -1,4 +1,4 @@
-"""Merging of similar neurons, and biases that take up what goes: on networks where the answer is known."""
+"""Merging of similar neurons, and biases that absorb removed ones: on networks with a known answer."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ graph(%x: f32[4x2x5x5]) {
 
 
 def net() -> Graph:
-    """Channel 4 computes what channel 1 does, with another scale that the batch norm takes back."""
+    """Channel 4 equals channel 1 up to a scale that the batch norm cancels."""
     generator = torch.Generator().manual_seed(0)
 
     def fill(value: Value) -> Tensor:

@@ -1,4 +1,4 @@
-"""`prune` in steps with training in between, and what the report shows of it."""
+"""`prune` in steps with training in between, and its part of the report."""
 
 import json
 from importlib import import_module

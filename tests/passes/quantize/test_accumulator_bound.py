@@ -1,4 +1,4 @@
-"""The proven bound of an accumulator: that of the operator, whatever the axis of the scales."""
+"""The proven bound of an accumulator: that of the operator, for any axis of the scales."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ UNLIKE = torch.tensor([1.0, 100.0, 0.01]).view(3, 1, 1)
 
 
 class Net(nn.Module):
-    """A layer behind a function of its input."""
+    """A layer after a function of its input."""
 
     def __init__(self, before: Callable[[Tensor], Tensor], layer: nn.Module) -> None:
         super().__init__()

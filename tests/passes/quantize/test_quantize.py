@@ -1,4 +1,4 @@
-"""Post-training quantization: the integer graph it gives, its grids, and what stays in float and why."""
+"""Post-training quantization: the integer graph, its encodings, and nodes that stay in float with their reasons."""
 
 from __future__ import annotations
 

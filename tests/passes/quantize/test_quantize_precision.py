@@ -1,4 +1,4 @@
-"""Mixed precision in `quantize`: who says the bits of a layer, what values that share a grid get, conversions."""
+"""Mixed precision in `quantize`: sources of a layer's bits, bits of values that share an encoding, conversions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recurrent layers are quantized to integers: every kind, its states between calls, and what stays in float and why."""
+"""Recurrent layers are quantized to integers: every kind, its states between calls, and layers that stay in float."""
 
 from __future__ import annotations
 

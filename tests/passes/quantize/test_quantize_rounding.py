@@ -1,4 +1,4 @@
-"""Learned rounding in the pass `quantize`: layer errors, what stays as it is, and trained networks."""
+"""Learned rounding in the pass `quantize`: layer errors, unchanged layers, and trained networks."""
 
 from __future__ import annotations
 

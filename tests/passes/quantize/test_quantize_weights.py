@@ -1,4 +1,4 @@
-"""Scales of weights: by row, near the best there are, and what they make of a layer."""
+"""Scales of weights: by row, near the best possible ones, and their effect on a layer."""
 
 from __future__ import annotations
 

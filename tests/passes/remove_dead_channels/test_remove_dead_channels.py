@@ -1,4 +1,4 @@
-"""Dead and constant channels of integer graphs: what goes, what must not, and that no byte changes."""
+"""Dead and constant channels of integer graphs: removed channels, kept channels, and unchanged bytes."""
 
 from __future__ import annotations
 

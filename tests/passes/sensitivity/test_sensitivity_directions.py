@@ -1,4 +1,4 @@
-"""Scores along the rounding error: against Jacobians, against the measured change, and what must not change them."""
+"""Scores along the rounding error: against Jacobians, against the measured change, and invariances."""
 
 from __future__ import annotations
 

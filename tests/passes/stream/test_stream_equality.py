@@ -1,4 +1,4 @@
-"""Streamed networks give what the window network gives, from the first call on that has seen a whole window."""
+"""Streamed networks give the results of the window network, from the first call after a whole window on."""
 
 from __future__ import annotations
 

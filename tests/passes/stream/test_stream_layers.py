@@ -1,4 +1,4 @@
-"""Layers one by one: what is streamed, what is refused with its name and the reason, and what a state costs."""
+"""Layers one by one: streamed layers, layers refused with name and reason, and the cost of a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`finetune` of integer graphs: what rounding lost is recovered, and what comes out is an integer graph again."""
+"""`finetune` of integer graphs: accuracy lost by rounding is recovered, and the result is an integer graph."""
 
 from dataclasses import replace
 from functools import cache

@@ -1,4 +1,4 @@
-"""The training loop: what can be resumed, carried over, and repeated."""
+"""The training loop: resumed, continued, and repeated training."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Scales of input channels, folded into what makes the inputs of linear layers."""
+"""Scales of input channels, folded into the producers of the inputs of linear layers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rounding that is trained end to end, and what the report says about the result."""
+"""Rounding that is trained end to end, and its result in the report."""
 
 import pytest
 import torch

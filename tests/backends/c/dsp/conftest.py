@@ -41,7 +41,7 @@ C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
 class Case:
     """One call: `source` defines `name(inputs..., y, constants..., [scratch])`, which must write `expected`.
 
-    In place, the output lies where the last input was. Floats may differ from `expected` by `tolerance`.
+    In place, the output is in the memory of the last input. Floats may differ from `expected` by `tolerance`.
     """
 
     name: str
@@ -102,7 +102,7 @@ def _array(storage: str, name: str, values: npt.NDArray[Any]) -> str:
 
 @dataclass(frozen=True)
 class KernelKit:
-    """What a kernel's test needs: references, random epilogues, and the run that compares."""
+    """Helpers of a kernel's test: references, random epilogues, and the run that compares."""
 
     folder: Path
 

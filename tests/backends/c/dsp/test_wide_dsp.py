@@ -44,7 +44,7 @@ LAYERS = {
 
 
 class Core:
-    """The C of a graph on a simulated Cortex-M4, whose buffers lie at addresses that are multiples of two only.
+    """The C of a graph on a simulated Cortex-M4, whose buffers are at addresses that are multiples of two only.
 
     `strict` faults where several words are read at such an address; the simulator may lose the condition of an
     instruction in an IT block while it looks at an access, so this is for code without any.
