@@ -354,7 +354,7 @@ def test_a_result_without_tensors_is_refused(result: object) -> None:
         def forward(self, x: Tensor) -> object:
             return result
 
-    with pytest.raises(CaptureError, match=r"Net: forward gives (None|no tensor).*M214"):
+    with pytest.raises(CaptureError, match=r"Net: forward returns (None|no tensor).*M214"):
         capture(Net(), (torch.randn(2, 3),))
 
 

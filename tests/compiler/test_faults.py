@@ -206,7 +206,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "model: file missing": Fault(lambda p: (p / "net.py").unlink(), "M100", r"net\.py"),
     "model: class missing": Fault(_spec("net.py:Net", "net.py:Network"), "M102", "did you mean .Net."),
-    "model: weights missing": Fault(lambda p: (p / "net.safetensors").unlink(), "M110", "no such file"),
+    "model: weights missing": Fault(lambda p: (p / "net.safetensors").unlink(), "M110", "does not exist"),
     "model: import raises": Fault(
         _bytes("net.py", b"raise RuntimeError('no GPU')\n"), "M101", r"no GPU[\s\S]*net\.py:1"
     ),
@@ -214,9 +214,9 @@ FAULTS: dict[str, Fault] = {
     "model: truncated safetensors": Fault(
         lambda p: (p / "net.safetensors").write_bytes((p / "net.safetensors").read_bytes()[:-8]),
         "M111",
-        "sound safetensors",
+        "valid safetensors",
     ),
-    "model: lying safetensors header": Fault(_lying_header, "M111", "sound safetensors"),
+    "model: lying safetensors header": Fault(_lying_header, "M111", "valid safetensors"),
     "model: small file that expands": Fault(_expanding, "M115", "1,000,000,000 elements"),
     "model: NaN weights": Fault(
         _weights(lambda t: t["stem.0.weight"].fill_(float("nan"))), "M121", "NaN or infinity"
@@ -259,7 +259,7 @@ FAULTS: dict[str, Fault] = {
         "has no argument .other.",
     ),
     "model: shapes that do not fit": Fault(_spec("[1, 3, 8, 8]", "[1, 4, 8, 8]"), "M2", r"stem|net\.py"),
-    "data: file missing": Fault(lambda p: (p / "data.npz").unlink(), "D100", "no such file"),
+    "data: file missing": Fault(lambda p: (p / "data.npz").unlink(), "D100", "does not exist"),
     "data: not an npz": Fault(_bytes("data.npz", b"hello"), "D101", "readable npz"),
     "data: calibration empty": Fault(
         _data(lambda a: a.update(x=a["x"][:0], y=a["y"][:0])), "D105", "no samples"
@@ -277,7 +277,7 @@ FAULTS: dict[str, Fault] = {
         _data(lambda a: a.update(y=np.where(np.arange(len(a["y"])) == 3, np.nan, a["y"]))), "D106", "sample 3"
     ),
     "data: several labels for a sample": Fault(
-        _data(lambda a: a.update(y=np.stack([a["y"]] * 2, 1))), "D109", "labels of shape 24x2 name no class"
+        _data(lambda a: a.update(y=np.stack([a["y"]] * 2, 1))), "D109", "labels of shape 24x2 have no class"
     ),
     "data: fewer labels than numbers": Fault(
         _spec("metric: top1", "metric: mse"), "D109", "labels of shape 24 are not 5 numbers"
@@ -324,7 +324,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "run: no such spec": Fault(lambda p: (p / "net.yaml").unlink(), "S101", r"net\.yaml"),
     "run: directory without a compilation": Fault(
-        lambda p: (p / "empty").mkdir(), "R404", "holds no", command=("run", "empty", "--data", "data.npz")
+        lambda p: (p / "empty").mkdir(), "R404", "has no", command=("run", "empty", "--data", "data.npz")
     ),
     "run: override without a value": Fault(
         lambda p: None, "S131", "path=value", command=(*COMPILE, "--set", "passes")

@@ -162,14 +162,15 @@ def test_a_tokenizer_that_llama_cpp_does_not_have_is_left_out_and_noted(tmp_path
     compiled, contents = written(tmp_path)
     assert contents == {"model": "none"}
     assert any(
-        "has no tokenizer, tokenizer.json is no byte-level BPE" in note for note in compiled.report.notes
+        "has no tokenizer, tokenizer.json is neither a byte-level BPE" in note
+        for note in compiled.report.notes
     )
 
 
 def test_a_folder_without_a_tokenizer_is_noted(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", LLAMA)
     compiled, _ = written(tmp_path)
-    assert any("has no tokenizer, there is no tokenizer.json" in note for note in compiled.report.notes)
+    assert any("has no tokenizer, tokenizer.json not found" in note for note in compiled.report.notes)
 
 
 FAULTS: dict[str, tuple[str, bytes]] = {

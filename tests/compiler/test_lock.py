@@ -41,27 +41,30 @@ def _replace(name: str, make: Callable[[Path], object]) -> Damage:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "one byte": (lambda out: (out / "c/net.c").open("ab").write(b" "), r"c/net\.c: differs[\s\S]*R411"),
+    "one byte": (lambda out: (out / "c/net.c").open("ab").write(b" "), r"c/net\.c: was changed[\s\S]*R411"),
     "no file": (lambda out: (out / "graph.txt").unlink(), r"graph\.txt: cannot be read: No such file.*R410"),
     "no folder": (lambda out: shutil.rmtree(out / "torch"), "torch/model.py: cannot be read.*R410"),
-    "a folder": (_replace("report.json", Path.mkdir), "report.json: cannot be read: .*no regular file.*R410"),
-    "a pipe": (_replace("interface.json", os.mkfifo), "interface.json: cannot be read: .*no regular file"),
+    "a folder": (
+        _replace("report.json", Path.mkdir),
+        "report.json: cannot be read: .*not a regular file.*R410",
+    ),
+    "a pipe": (_replace("interface.json", os.mkfifo), "interface.json: cannot be read: .*not a regular file"),
     "a loop": (_replace("graph.txt", lambda path: path.symlink_to(path)), "Too many levels.*R410"),
     "no lock": (
         lambda out: (out / "spec.lock").unlink(),
-        r"out: holds no spec\.lock; name a directory.*R404",
+        r"out: has no spec\.lock; name an output directory.*R404",
     ),
     "lock: a version": (
         _lock_field(lambda lock: lock.update(spec="0")),
-        "spec.lock: is not a lock as it was",
+        "spec.lock: was changed: its digest",
     ),
     "lock: a line more": (
         lambda out: (out / "spec.lock").open("ab").write(b"\n"),
-        "spec.lock: is not a lock as it was written.*L502",
+        "spec.lock: was changed: its digest is wrong.*L502",
     ),
-    "lock: a file less": (_lock_field(lambda lock: lock["outputs"].popitem()), "as it was written.*L502"),  # type: ignore[attr-defined]
+    "lock: a file less": (_lock_field(lambda lock: lock["outputs"].popitem()), "its digest is wrong.*L502"),  # type: ignore[attr-defined]
     "lock: older": (_lock_field(lambda lock: lock.update(lock_version=1)), "not a lock of this version"),
-    "lock: a pipe": (_replace("spec.lock", os.mkfifo), r"holds no spec\.lock"),
+    "lock: a pipe": (_replace("spec.lock", os.mkfifo), r"has no spec\.lock"),
 }
 
 

@@ -128,7 +128,7 @@ def test_a_budget_that_nothing_meets_is_refused_with_the_least(
 
 
 def test_a_budget_names_something_and_needs_calibration() -> None:
-    with pytest.raises(SpecError, match="a budget names"):
+    with pytest.raises(SpecError, match="a budget needs"):
         read_values(WeightOnlyOptions, {"budget": {}}, name="weight_only(...)")
     options = WeightOnlyOptions.model_validate({"budget": {"loss": 0.1}, "rounding": "gptq"})
     assert list(options.needed()) == [("calibration", ("budget",)), ("calibration", ("rounding",))]
