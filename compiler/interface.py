@@ -113,7 +113,7 @@ class Port(BaseModel):
 
 
 class Generation(BaseModel):
-    """How a language model with caches generates text."""
+    """Text generation of a language model with caches."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -103,7 +103,7 @@ Source = Annotated[
         {"type": "string", "pattern": ":", "examples": ["model.py:KeywordNet", "torchvision.models:resnet18"]}
     ),
 ]
-"""Where an object is defined: a file or a module, then the attribute."""
+"""Definition of an object: a file or a module, then the attribute."""
 
 NetworkSource = Annotated[
     FileSource | ModuleSource | FolderSource,
@@ -117,11 +117,11 @@ NetworkSource = Annotated[
         }
     ),
 ]
-"""Where a network is defined: as `Source`, or a Hugging Face folder."""
+"""Definition of a network: a `Source`, or a Hugging Face folder."""
 
 
 ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
-"""Where arrays come from: an npz file, or a function in a file or a module."""
+"""Source of arrays: an npz file, or a function in a file or a module."""
 
 
 def as_json(value: Any) -> Any:  # any: a value from a spec

@@ -87,7 +87,7 @@ class _Scale:
         return _Scale(low, high) if high > low else _Scale(0.5 * low - 1, 1.5 * high + 1)
 
     def share(self, figure: float) -> float:
-        """How far a figure is from the least one to the largest, 0 to 1."""
+        """Position of a figure between the least and the largest one, 0 to 1."""
         return (figure - self.low) / (self.high - self.low)
 
     @property

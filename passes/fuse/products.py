@@ -74,7 +74,7 @@ def _why_no_bias(match: Match) -> str | None:
 
 
 def _by_channel(match: Match, added: Tensor) -> Tensor | None:
-    """What is added to each channel (float64), None if it varies otherwise."""
+    """Addend of each channel (float64), None if it varies along other dimensions."""
     layer = match.nodes[0]
     assert is_layer(layer.op)
     type = layer.output.type

@@ -62,7 +62,7 @@ def make_plan(
     encoded, independent = _encodings(graph), _independent(graph)
     for node in graph.nodes:
         if node.outputs[0].name in encoded:
-            declined[node.outputs[0].name] = "it says what the input's numbers stand for"
+            declined[node.outputs[0].name] = "it is part of the input's encoding"
         if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined or not _is_real(node):
             continue
         reason = _why_float(graph, node, float_layers, independent)

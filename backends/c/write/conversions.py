@@ -53,7 +53,7 @@ def _of_port(name: str, port: Port, transform: Transform) -> Iterator[Conversion
         )
     elif encoding is not None:
         yield Conversion(
-            f"The real number that an element of output {port.parameter} stands for.",
+            f"The real number that an element of output {port.parameter} represents.",
             f"float {name}_dequantize_{label}({port.c_type} value)",
             (f"return (float)((int32_t)value - ({encoding.zero_point})) * {real(encoding.scale)};",),
         )

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 NAMES = ("ic", "kws", "vww", "ad", "sww")
 SAMPLED = [pytest.param(name, marks=pytest.mark.slow if name in ("vww", "sww") else ()) for name in NAMES]
-# How far the stated stack may be above the frames, where shapes differ more than elsewhere.
+# Limits of the stated stack above the frames, for networks with very different shapes.
 MOST = {"cortex-m0plus": 1.9, "riscv32": 5.0}
 COMPILERS = ("gcc", "clang", "cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")
 

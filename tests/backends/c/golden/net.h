@@ -41,7 +41,7 @@ static inline int8_t net_quantize_image(float value)
     return steps >= 127.0f ? 127 : (int8_t)((int32_t)steps + (0));
 }
 
-/* The real number that an element of output logits stands for. */
+/* The real number that an element of output logits represents. */
 static inline float net_dequantize_logits(int8_t value)
 {
     return (float)((int32_t)value - (3)) * 0.02f;

@@ -68,13 +68,13 @@ static inline int8_t ring_quantize_past(float value)
     return steps >= 130.0f ? 127 : (int8_t)((int32_t)steps + (-3));
 }
 
-/* The real number that an element of output y stands for. */
+/* The real number that an element of output y represents. */
 static inline float ring_dequantize_y(int8_t value)
 {
     return (float)((int32_t)value - (5)) * 0.25f;
 }
 
-/* The real number that an element of output past_out stands for. */
+/* The real number that an element of output past_out represents. */
 static inline float ring_dequantize_past_out(int8_t value)
 {
     return (float)((int32_t)value - (-3)) * 0.125f;
