@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fxpress.backends.c.cost import CodeSizes, Preprocessor, function_content, run_counts
+from fxpress.backends.c.cost.c_source import definitions
 
+INCLUDE = Path(__file__).parents[3] / "backends" / "c" / "write" / "include"
+BEFORE = ("arithmetic.h", "dsp.h")
+COUNTED = sorted(
+    path.name for path in INCLUDE.glob("*.h") if path.name != "vector.h"
+)  # no costs of a computer
 M4F = Preprocessor(dsp=True, armv6m=False, fused=True)
 HELPERS = """
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
@@ -127,3 +135,13 @@ def test_more_constructs_take_more_bytes(core: str) -> None:
     sizes = CodeSizes.of(core)
     one, two = ({"store8": n, "load8": n, "function": 1} for n in (1, 20))
     assert 0 < sizes.bytes(one, "portable/copy.c.j2") < sizes.bytes(two, "portable/copy.c.j2")
+
+
+@pytest.mark.parametrize("dsp", [False, True])
+@pytest.mark.parametrize("header", COUNTED)
+def test_every_helper_is_counted(header: str, dsp: bool) -> None:
+    preprocessor = Preprocessor(dsp=dsp, armv6m=False, fused=True)
+    others = "\n".join((INCLUDE / name).read_text() for name in BEFORE if name != header)
+    text = "\n".join(preprocessor.lines(f"{others}\n{(INCLUDE / header).read_text()}"))
+    found = definitions(text, preprocessor)
+    assert found is not None and found.functions

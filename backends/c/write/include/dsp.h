@@ -335,8 +335,11 @@ struct fxp_sums4 {
     "ldr r7, [r0], #4\n\t"
 
 #define FXP_STEP_1X4 FXP_INPUTS FXP_CHANNELS_1X4
+
 #define FXP_STEP_1X4_INT4 FXP_INPUTS FXP_CHANNELS_1X4_INT4
+
 #define FXP_STEP_1X4_INT2 FXP_INPUTS FXP_CHANNELS_1X4_INT2
+
 #define FXP_STEP_1X4_INT16 FXP_INPUTS FXP_CHANNELS_1X4_INT16
 
 /* Two rows of weights of 8 bits in a word, which take 14 instructions for 16 products: of a lane, the high byte is a weight
