@@ -52,7 +52,7 @@ def test_a_sum_whose_terms_are_below_a_step_is_low_along_the_sequence(spec: Path
     helping = [change for change in noise.changes if change.is_enough]
     assert helping and helping[0].settings == {"activations": "int16"}
     text = "\n".join(noise_lines(report))
-    assert "low: output sum has " in text and "along sequences, where states hand their error" in text
+    assert "low: output sum has " in text and "along sequences, where states pass their error" in text
     repaired = compile_model(spec, overrides=["passes[2].activations=int16"]).report.noise
     assert repaired is not None and not repaired.is_low and len(repaired.sequences) == 2
 

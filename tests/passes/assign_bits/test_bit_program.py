@@ -136,7 +136,7 @@ def test_a_budget_that_nothing_meets_is_answered_with_the_least_there_is() -> No
 
 def test_budgets_that_fight_are_answered_with_the_nearest_together() -> None:
     limits = (Limit("flash", 480.0), Limit("loss", 3e-4))
-    with pytest.raises(InfeasibleError, match=r"the nearest needs .* % more: .*\(budget"):
+    with pytest.raises(InfeasibleError, match=r"the nearest assignment needs .* % more: .*\(budget"):
         solve_bits(replace(TWO_LAYERS, limits=limits))
 
 

@@ -105,7 +105,7 @@ def test_a_score_that_depends_on_the_number_of_a_channel_is_found() -> None:
     def by_number(coupling: Coupling) -> np.ndarray:
         return np.arange(coupling.count) % 2 == 0
 
-    with pytest.raises(AssertionError, match="other channels go"):
+    with pytest.raises(AssertionError, match="other channels are removed"):
         check_permutation(net(), [torch.randn(2, 3, dtype=torch.float64)], seed=1, removed=by_number)
 
 

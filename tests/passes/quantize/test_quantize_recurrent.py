@@ -242,7 +242,7 @@ def test_the_encoding_of_a_cell_represents_those_of_all_steps() -> None:
 def test_first_states_beyond_one_keep_a_layer_in_float() -> None:
     result = Network("gru", given=True).quantized(largest=3.0)
     (decision,) = (d for d in result.report.decisions if d.name == "gru")
-    assert not decision.applied and "states from -1 to 1, first ones too" in decision.reason
+    assert not decision.applied and "states from -1 to 1, initial ones, too" in decision.reason
     assert Network("gru", given=True).quantized().report.decisions[0].applied
 
 
