@@ -1,7 +1,7 @@
 """Matrix products with a constant, and constants added to channels, as linear layers and biases.
 
     matmul(x, w) = linear(x, w^T)
-    layer(x, w, b) + c = layer(x, w, b + c)        c has one number, or one for each output channel
+    layer(x, w, b) + c = layer(x, w, b + c)        c has one number, or one for each output channel, and is not a mask
 
 Models that are written with parameters (`x @ self.w + self.b`, einsum) become layers, whose weights have a scale for
 each output channel and kernels of their own.
@@ -16,6 +16,7 @@ from ...ir.ops.binary import Add
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
 from ...ir.ops.matmul import MatMul
+from ..masks import NEVER
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 from ..weighted_layers import bias_name, clamp_of, is_layer, with_clamp
 
@@ -60,6 +61,8 @@ def _why_no_bias(match: Match) -> str | None:
     added = match.tensor(match.value("c"))
     if added is None:
         return "what is added is not a constant"
+    if bool((added <= NEVER).any()):
+        return "what is added is a mask"
     if clamp_of(layer.op) is not None:
         return f"the {layer.op.name} is clamped before the addition"
     if not match.are_constant(match.optional("b")) or any(v.type.is_quantized for v in layer.operands):

@@ -121,3 +121,13 @@ def test_layers_written_with_parameters_take_the_kernels_of_layers() -> None:
     assert network.c is not None
     kernels = {step.offer.kernel for step in network.c.program.steps}
     assert not any("matmul" in kernel for kernel in kernels) and any("dsp" in kernel for kernel in kernels)
+
+
+@pytest.mark.parametrize("never", [float("-inf"), -1e9, -100.0])
+def test_a_mask_that_is_added_to_scores_stays_a_mask(never: float) -> None:
+    body = "%p: f32[2x3] = linear(%x, %w) %y = add(%p, %c)"
+    before = graph("2x4", "w: f32[3x4]; c: f32[3]", body, "2x3")
+    masked = before.with_params({"c": torch.tensor([0.0, never, 0.0])})
+    result = fuse(masked)
+    assert [node.op.name for node in result.graph.nodes] == ["linear", "add"]
+    assert any("what is added is a mask" in decision.reason for decision in result.report.decisions)
