@@ -34,6 +34,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "low_bits": ("layer", "bits"),
     "llm": ("form", "method", "bits"),
     "mcu": ("name",),
+    "methods": ("method",),
     "memory": ("network", "kind", "buffers", "limit_bytes"),
     "memory_bounds": ("network", "kind", "buffers"),
     "costs": ("network", "form", "core"),

@@ -1,0 +1,41 @@
+"""Trains the networks to which methods are applied, with the pass `finetune` from random weights.
+
+    python examples/methods/train.py            # half a minute
+
+Networks with a file in build/methods are not trained again.
+"""
+
+import argparse
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from fxpress.compiler import compile_model
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parents[1] / "build" / "methods"
+NETWORKS = ("lenet300",)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains the networks without a weights file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=NETWORKS)
+    for name in parser.parse_args(arguments).names:
+        if not (FOLDER / f"{name}.safetensors").is_file():
+            train(name)
+
+
+def train(name: str) -> None:
+    """Compiles NAME.yaml, and stores the constants of its graph as the weights of the network."""
+    compiled = compile_model(HERE / f"{name}.yaml", overrides=["data.evaluation=null"])
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    weights = {key: compiled.graph.params[key].contiguous() for key in compiled.graph.params}
+    save_file(weights, FOLDER / f"{name}.safetensors")
+    print(f"{name}: {sum(tensor.numel() for tensor in weights.values()):,} weights", flush=True)
+
+
+if __name__ == "__main__":
+    main()
