@@ -355,7 +355,7 @@ def pass_context(session: Session, index: int, progress: Progress) -> Context:
 
 
 def capture_teacher(session: Session, teacher: Teacher) -> Graph:
-    """The graph of a teacher for the inputs of the captured model, in their order; UserError if it takes others."""
+    """The graph of a teacher with the inputs of the captured model; UserError if it has other inputs."""
     described, place = session.spec.model, str(teacher.source)
     model = load_source(teacher.source, teacher.args, folder=session.loaded.path.parent)
     if teacher.weights is not None:

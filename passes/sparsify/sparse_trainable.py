@@ -6,7 +6,7 @@
                 tensors together the share of zeros              after Kusupati et al., STR, ICML 2020
 
 The share of zeros rises as `share * (1 - (1 - t)^3)` with t from 0 to 1 within the first half of the training (Zhu and
-Gupta, 2017). Validation and export have all of it. With N of M as a pattern, the mask keeps the N largest of every M
+Gupta, 2017). Validation and export use the final share. With a pattern N:M the mask keeps the N largest of every M
 consecutive weights along the input channels from the first step on (Zhou et al., SR-STE, ICLR 2021).
 """
 

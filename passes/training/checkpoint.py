@@ -55,7 +55,7 @@ def training_digest(
 ) -> str:
     """SHA-256 of everything a training depends on: graph, teacher, options, samples, initial optimizer state.
 
-    `identity` is what the caller adds.
+    `identity`: text of further settings that the training depends on.
     """
     sha = hashlib.sha256(digest(graph).encode())
     sha.update(identity.encode())

@@ -121,7 +121,7 @@ def _nodes_within(graph: Graph, module: str, where: str) -> list[Node]:
 
 
 def _compared(pair: FeaturePair, own: Value, teacher: Value) -> FeatureLoss:
-    """The loss of two values; PassError if they cannot be compared so."""
+    """The loss between two values; PassError if their shapes do not fit the kind of loss."""
     shapes = own.type.shape, teacher.type.shape
     what = f"distill.layers: {pair.layer} has shape {shapes[0]}, in the teacher {shapes[1]}"
     if not own.type.real().dtype.is_floating:
