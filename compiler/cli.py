@@ -22,6 +22,7 @@ from ..specs.plugins import SENSITIVITY_METHODS
 from .codes import explain_code
 from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
+from .methods import explain_method
 from .table import text_table
 
 _DIGITS = 18  # of numbers in arguments, so that they fit torch's integers
@@ -199,13 +200,21 @@ def _parser() -> argparse.ArgumentParser:
     _run_arguments(commands)
 
     explain = _command(
-        commands, "explain", "explain an error code, a setting of a spec, or a layer of an output", _explain
+        commands,
+        "explain",
+        "explain an error code, a method of the literature, a setting of a spec, or a layer of an output",
+        _explain,
     )
     explain.add_argument(
-        "what", type=Path, metavar="CODE|SPEC|DIR", help="an error code, a spec, or an output directory"
+        "what",
+        type=Path,
+        metavar="CODE|method|SPEC|DIR",
+        help="an error code, the word `method`, a spec, or an output directory",
     )
     explain.add_argument(
-        "name", nargs="?", help="a path in the spec such as passes[1].samples, or a layer of the directory"
+        "name",
+        nargs="?",
+        help="a method (default: list them), a path in the spec such as passes[1].samples, or a layer of the directory",
     )
 
     diff = _command(
@@ -372,6 +381,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int | None:
+    if str(options.what) == "method":
+        print(explain_method(options.name))
+        return None
     if options.name is None:
         print(explain_code(str(options.what)))
         return None

@@ -498,9 +498,9 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "a metric.",
     ),
     "R416": ErrorCode(
-        "`fxpress explain CODE` has a single argument that is not an error code",
-        "Write a code such as `M123`, as at the end of messages; or a spec and a path in it; or an output directory "
-        "and a layer.",
+        "`fxpress explain CODE` has a single argument that is not an error code, or a method does not exist",
+        "Write a code such as `M123`, as at the end of messages; `method` and a name; a spec and a path in it; or an "
+        "output directory and a layer.",
     ),
     "R417": ErrorCode(
         "the constants of a model from a folder are not part of its output directory",

@@ -1,6 +1,6 @@
 """Trains the networks to which methods are applied, with the pass `finetune` from random weights.
 
-    python examples/methods/train.py            # half a minute
+    python examples/methods/train.py [NAME ...]         # trained/NAME.yaml, all by default
 
 Networks with a file in build/methods are not trained again.
 """
@@ -14,7 +14,7 @@ from fxpress.compiler import compile_model
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parents[1] / "build" / "methods"
-NETWORKS = ("lenet300",)
+NETWORKS = HERE / "trained"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,15 +22,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", default=NETWORKS)
-    for name in parser.parse_args(arguments).names:
+    parser.add_argument("names", nargs="*", help="networks to train")
+    known = sorted(path.stem for path in NETWORKS.glob("*.yaml"))
+    for name in parser.parse_args(arguments).names or known:
         if not (FOLDER / f"{name}.safetensors").is_file():
             train(name)
 
 
 def train(name: str) -> None:
-    """Compiles NAME.yaml, and stores the constants of its graph as the weights of the network."""
-    compiled = compile_model(HERE / f"{name}.yaml", overrides=["data.evaluation=null"])
+    """Compiles trained/NAME.yaml, and stores the constants of its graph as the weights of the network."""
+    compiled = compile_model(NETWORKS / f"{name}.yaml", overrides=["data.evaluation=null"])
     FOLDER.mkdir(parents=True, exist_ok=True)
     weights = {key: compiled.graph.params[key].contiguous() for key in compiled.graph.params}
     save_file(weights, FOLDER / f"{name}.safetensors")
