@@ -11,6 +11,7 @@ from ..specs.options import FinetuneOptions
 from .base import Context, PassResult, register
 from .report import Decision, PassReport, Table
 from .training import train
+from .training.added_trainable import AddedTrainable
 from .training.loop import make_trainable
 from .training.low_rank_trainable import LowRankTrainable
 from .training.trainable import trainable_constants
@@ -27,6 +28,8 @@ def finetune(graph: Graph, options: FinetuneOptions, context: Context) -> PassRe
         decisions = tuple(
             _adapted(graph, trained.graph, value, trainable.rank) for value in trainable.weights
         )
+    elif isinstance(trainable, AddedTrainable):
+        decisions = trainable.decisions
     else:
         values = trainable_constants(graph, options, context)
         decisions = tuple(_decision(graph, trained.graph, value) for value in values)

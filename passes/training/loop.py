@@ -11,17 +11,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ...ir import Graph, Value
-from ...specs.options import FinetuneOptions, LowRank
+from ...specs.options import Adapter, FinetuneOptions, LowRank, Prompts
 from ...specs.options import Teacher as TeacherModel
 from ..base import Context
 from ..errors import PassError
 from . import checkpoint
 from .checkpoint import Row, TrainingState
 from .feature_loss import FeatureLoss, find_feature_losses
+from .gated_prompts import with_gated_prompts
 from .integer_trainable import IntegerTrainable
 from .losses import Objective, count_correct
 from .low_rank_trainable import LowRankTrainable
 from .optimizer import OptimizerState, learning_rate, make_optimizer
+from .prompt_tuning import with_prompts
 from .split import MicroBatch, Split, Teacher
 from .stored_trainable import StoredTrainable
 from .trainable import FloatTrainable, Trainable, trainable_constants
@@ -82,12 +84,15 @@ def train(
 def make_trainable(graph: Graph, options: FinetuneOptions, context: Context) -> Trainable:
     """Trainable form of a graph; PassError if it has no weights to train."""
     is_integer = any(value.type.is_quantized for value in graph.results)
+    if not isinstance(options.trains, str) and is_integer:
+        (kind,) = options.trains.model_fields_set
+        raise PassError(f"trains: {kind}: an integer graph has no {kind}; move `finetune` before `quantize`")
     if isinstance(options.trains, LowRank):
-        if is_integer:
-            raise PassError(
-                "trains: lora: an integer graph has no adapters; move `finetune` before `quantize`"
-            )
         return LowRankTrainable.of(graph, options, options.trains.lora, context)
+    if isinstance(options.trains, Prompts):
+        return with_prompts(graph, options, options.trains.prompts)
+    if isinstance(options.trains, Adapter):
+        return with_gated_prompts(graph, options, options.trains.adapter, context)
     values = trainable_constants(graph, options, context)
     if not values:
         raise PassError("there are no weights to train")

@@ -18,7 +18,16 @@ from .base import PassOptions
 from .clean import CleanOptions, CleanRule
 from .distillation import Distillation, FeatureKind, FeaturePair, Teacher
 from .equalize import EqualizeOptions
-from .finetune import Augmentation, FinetuneOptions, Lora, LowRank
+from .finetune import (
+    Adapter,
+    Augmentation,
+    FinetuneOptions,
+    GatedPrompts,
+    Lora,
+    LowRank,
+    Prompts,
+    PromptTuning,
+)
 from .fuse import FuseOptions, FuseRule
 from .observer import (
     Aciq,
@@ -72,6 +81,7 @@ __all__ = [
     "PASSES",
     "Aciq",
     "AdaRound",
+    "Adapter",
     "AssignBitsOptions",
     "Augmentation",
     "AutoRound",
@@ -87,6 +97,7 @@ __all__ = [
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
+    "GatedPrompts",
     "Gptq",
     "Hqq",
     "LayerBits",
@@ -103,6 +114,8 @@ __all__ = [
     "Pass",
     "PassOptions",
     "Percentile",
+    "PromptTuning",
+    "Prompts",
     "PruneBudget",
     "PruneOptions",
     "QuantizeOptions",

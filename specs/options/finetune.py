@@ -40,6 +40,41 @@ class LowRank(Section):
     lora: Lora = Field(description="Rank and layers of the adapters.")
 
 
+class PromptTuning(Section):
+    """Trained vectors before the embeddings of a sequence (Lester et al., 2021)."""
+
+    count: Positive = Field(default=20, description="Number of prompts: the sequence is longer by it.")
+    start: Literal["vocabulary", "random"] = Field(
+        default="vocabulary",
+        description="Initial prompts: random rows of the embedding's table, or normal numbers.",
+    )
+
+
+class Prompts(Section):
+    """Only prompts are trained."""
+
+    prompts: PromptTuning = Field(description="Prompts before the embeddings.")
+
+
+class GatedPrompts(Section):
+    """Trained keys and values in attention layers, with a gate for each head (LLaMA-Adapter, Zhang et al., 2024)."""
+
+    count: Positive = Field(default=10, description="Number of prompts of each layer.")
+    gate: Annotated[float, Field(ge=-1, le=1)] = Field(
+        default=0.0, description="Initial gates; with 0 the network starts as it is."
+    )
+    layers: LayerPatterns = Field(
+        default=(),
+        description="Layers with prompts, such as the last ones. Default: all that contain attention.",
+    )
+
+
+class Adapter(Section):
+    """Only gated prompts are trained."""
+
+    adapter: GatedPrompts = Field(description="Prompts in attention layers.")
+
+
 class Augmentation(Section):
     """Random augmentation of images [n, c, h, w], anew in each epoch."""
 
@@ -116,13 +151,14 @@ class FinetuneOptions(PassOptions):
         description="Checkpoint file, written after each epoch. A training that finds its own checkpoint resumes "
         "from it, with the same result bit for bit. Each training between `steps` has a file of its own, `state.2.pt`.",
     )
-    trains: Literal["all", "norms_and_biases"] | LowRank = Field(
+    trains: Literal["all", "norms_and_biases"] | LowRank | Prompts | Adapter = Field(
         default="all",
-        description="Constants that are trained: all weights and biases; weights of norms and all biases; or low-rank "
-        "adapters, `lora`. Adapters of float weights are added to them at the end. After `weight_only` the stored "
-        "weights keep their bytes, and the adapters become two small linear layers beside each (QLoRA, Dettmers et "
-        "al., 2023).",
-        examples=["norms_and_biases", {"lora": {"rank": 8}}],
+        description="Constants that are trained: all weights and biases; weights of norms and all biases; low-rank "
+        "adapters, `lora`; `prompts` before the embeddings of a sequence of dynamic length; or gated prompts in "
+        "attention layers, `adapter`. Low-rank adapters of float weights are added to them at the end. After "
+        "`weight_only` the stored weights keep their bytes, and the adapters become two small linear layers beside "
+        "each (QLoRA, Dettmers et al., 2023). Prompts change no constant of the network.",
+        examples=["norms_and_biases", {"lora": {"rank": 8}}, {"prompts": {"count": 20}}],
     )
     keep: LayerPatterns = Field(default=(), description="Layers that are not trained.")
     seed: _Count = Field(default=0, description="Random seed of the sample order and of `augment`.")

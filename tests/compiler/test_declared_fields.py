@@ -20,6 +20,13 @@ INSTRUCTIONS = {
     ("Timing", name) for name in Timing.model_fields
 }  # read as the code has them; tests of simulate do
 IN_OTHER_NETWORKS = {
+    ("Adapter", "adapter"),
+    ("GatedPrompts", "count"),
+    ("GatedPrompts", "gate"),
+    ("GatedPrompts", "layers"),
+    ("PromptTuning", "count"),
+    ("PromptTuning", "start"),
+    ("Prompts", "prompts"),
     ("QuantizeOptions", "on_overflow"),
     ("RotateOptions", "seed"),
     ("Awq", "steps"),
