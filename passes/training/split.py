@@ -14,7 +14,7 @@ from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..calibration.calibrate import check_samples, passes_batches
 from ..errors import CalibrationError, PassError
-from .augment import augment
+from .augment import augment, check_augmentation
 
 _IMAGE_RANK = 4
 
@@ -31,6 +31,7 @@ class MicroBatch:
 class Split:
     """Samples with their split; a step accumulates the gradients of `accumulated` micro-batches of `batch` samples."""
 
+    names: tuple[str, ...]  # of the inputs
     inputs: tuple[Tensor, ...]
     labels: Tensor | None
     training: Tensor  # indices of samples
@@ -59,7 +60,10 @@ class Split:
             )
         batch = wanted if grows else own
         accumulated = max(1, options.batch // batch)
-        return Split(inputs, labels, order[held:], order[:held], batch, accumulated)
+        if options.augment is not None:
+            check_augmentation(options.augment, graph.inputs, inputs, labels)
+        names = tuple(value.name for value in graph.inputs)
+        return Split(names, inputs, labels, order[held:], order[:held], batch, accumulated)
 
     @property
     def steps(self) -> int:
@@ -84,7 +88,11 @@ class Split:
         """Inputs of a micro-batch; with a generator, augmented according to the options."""
         found = tuple(x[micro_batch.index] for x in self.inputs)
         if generator is not None and options.augment is not None:
-            found = tuple(augment(x, options.augment, generator) for x in found)
+            wanted = options.augment.inputs or self.names
+            found = tuple(
+                augment(x, options.augment, generator) if name in wanted else x
+                for name, x in zip(self.names, found, strict=True)
+            )
         # channels last: the fastest layout for convolutions of torch on a CPU
         return tuple(
             x.contiguous(memory_format=torch.channels_last) if x.ndim == _IMAGE_RANK else x for x in found

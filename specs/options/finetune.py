@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from ..model import FileSource, ModuleSource, Source
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..tree import Location
-from ..units import Percent
+from ..units import Decibel, Percent
 from .base import Need, PassOptions
 from .distillation import Distillation
 
@@ -76,12 +76,44 @@ class Adapter(Section):
 
 
 class Augmentation(Section):
-    """Random augmentation of images [n, c, h, w], anew in each epoch."""
+    """Random augmentation of samples, anew in each epoch and for each sample."""
 
-    flip: bool = Field(default=False, description="Horizontal flip with probability 1/2.")
-    shift: Annotated[int, Field(ge=0, le=256)] = Field(
-        default=0, description="Largest shift in pixels, in both directions; the border is repeated."
+    flip: bool = Field(
+        default=False, description="Horizontal flip of images [n, c, h, w] with probability 1/2."
     )
+    shift: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=0,
+        description="Largest shift of images [n, c, h, w] in pixels, in both directions; the border is repeated.",
+    )
+    time_shift: Annotated[int, Field(ge=0, le=65_536)] = Field(
+        default=0,
+        description="Largest shift along `time_axis`, in steps; the first or last step is repeated.",
+    )
+    time_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
+        default=None,
+        description="Dimension of `time_shift`. Default: 1 of [n, t] and [n, t, c], 2 of [n, c, t, f].",
+    )
+    noise: Decibel | None = Field(
+        default=None,
+        json_schema_extra={"examples": ["20 dB"]},
+        description="Ratio of the variance of a sample to that of normal noise that is added to it.",
+    )
+    mask: Percent | None = Field(
+        default=None, description="Share of the integers of a sample, such as tokens, that become `mask_id`."
+    )
+    mask_id: _Count | None = Field(default=None, description="Integer of masked positions.")
+    inputs: tuple[str, ...] = Field(
+        default=(),
+        description="Inputs that are augmented. Default: all that an augmentation applies to.",
+    )
+
+    @model_validator(mode="after")
+    def _masks_with_an_integer(self) -> Self:
+        if (self.mask is None) != (self.mask_id is None):
+            raise fault("S205", "`mask` and `mask_id` belong together", hint="write `mask: 15 %, mask_id: 3`")
+        if self.time_axis is not None and not self.time_shift:
+            raise fault("S205", "`time_axis` is the dimension of `time_shift`", hint="give a `time_shift`")
+        return self
 
 
 class FinetuneOptions(PassOptions):
@@ -128,7 +160,7 @@ class FinetuneOptions(PassOptions):
         default=Distillation(),
         description="Distillation from the captured model; `null` trains with labels only.",
     )
-    augment: Augmentation | None = Field(default=None, description="Random augmentation of images.")
+    augment: Augmentation | None = Field(default=None, description="Random augmentation of samples.")
     learn_steps: bool = Field(
         default=True,
         description="For an integer graph: also train the step sizes of weights and activations (LSQ, Esser et al., "

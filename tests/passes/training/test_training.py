@@ -10,9 +10,8 @@ from torch import Tensor
 from fxpress.ir import Graph, dump, parse, run
 from fxpress.passes import Context, PassError
 from fxpress.passes.training import Trained, train
-from fxpress.passes.training.augment import augment
 from fxpress.passes.training.optimizer import learning_rate
-from fxpress.specs.options import Augmentation, FinetuneOptions
+from fxpress.specs.options import FinetuneOptions
 
 NET = """
 graph(%x: f32[1x2x4x4]) {
@@ -150,20 +149,3 @@ def test_no_epoch_changes_nothing() -> None:
 def test_the_rate_rises_and_falls_along_half_a_cosine_wave() -> None:
     chosen = options(epochs=10, warmup=2, learning_rate=1.0)
     assert [round(learning_rate(chosen, e), 3) for e in (0, 1, 2, 6, 10)] == [0, 0.5, 1, 0.5, 0]
-
-
-def test_images_are_mirrored_and_moved_with_their_border_repeated() -> None:
-    x = torch.arange(12.0).view(1, 1, 3, 4).expand(64, 1, 3, 4)
-    generator = torch.Generator().manual_seed(0)
-    flipped = augment(x, Augmentation(flip=True), generator)
-    assert {tuple(row) for row in flipped[:, 0, 0].tolist()} == {(0, 1, 2, 3), (3, 2, 1, 0)}
-    moved = augment(x, Augmentation(shift=1), generator)
-    assert {tuple(row) for row in moved[:, 0, 0].tolist()} == {
-        tuple(start + min(max(i + move, 0), 3) for i in range(4)) for start in (0, 4) for move in (-1, 0, 1)
-    }
-    assert torch.equal(augment(x, Augmentation(), generator), x)
-
-
-def test_what_is_no_image_is_left_as_it_is() -> None:
-    x = torch.randn(4, 7)
-    assert augment(x, Augmentation(flip=True, shift=2), torch.Generator()) is x
