@@ -36,6 +36,7 @@ FORMS = {
 _CODED = ("conv 3x3", "wide conv 1x1", "depthwise 3x3", "long linear", "linear")
 _SIXTEEN = ("int16", "<scale=0.0005>", "<scale=0.005>")
 _SPREADS = (0.7, 2.0, 6.0, 24.0)  # standard deviations of coded weights, in steps
+_NONZERO = (0.02, 0.05, 0.1, 0.2)  # shares of the weights of sparse layers
 _INTEGERS = ("int8", "int4", "int2", "int16")
 _UNWEIGHTED = ("int8", "int16", "float")
 _SIZES = ((8, 10), (16, 8))  # channels, and rows and columns
@@ -77,6 +78,29 @@ def coded_layers() -> Iterator[tuple[str, str]]:
                 if name in _CODED:
                     for repeat in range(len(_SPREADS)):
                         yield f"{name} {c} {form} {repeat}", _with_weights(FORMS[form], x, w, y, op)
+
+
+def sparse_layers() -> Iterator[tuple[str, str]]:
+    """Names and texts of layers with many zeros, whose nonzero weights are stored as Huffman codes."""
+    for inputs, outputs in ((256, 64), (784, 100)):
+        for form in ("int8", "int4", "int16"):
+            for repeat in range(len(_NONZERO)):
+                text = _with_weights(
+                    FORMS[form], f"1x{inputs}", f"{outputs}x{inputs}", f"1x{outputs}", "linear"
+                )
+                yield f"sparse linear {inputs} {form} {repeat}", text
+
+
+def with_zeros(graph: Graph) -> Graph:
+    """The graph with random integer weights of at most 16 values, most of them zero."""
+    generator, params = torch.Generator().manual_seed(0), dict(graph.params)
+    for number, value in enumerate(v for v in graph.constants if v.type.rank > 1 and v.type.quantization):
+        q = value.type.quantization
+        assert q is not None
+        drawn = torch.randint(-7, 8, value.type.shape, generator=generator) * (q.qmax // 7)
+        kept = torch.rand(value.type.shape, generator=generator) < _NONZERO[number % len(_NONZERO)]
+        params[value.name] = (drawn * kept).to(value.type.dtype.torch)
+    return replace(graph, params=Params(params))
 
 
 def with_few_values(graph: Graph) -> Graph:

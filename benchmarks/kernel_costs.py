@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import qemu_counts
 import torch
-from cost_layers import coded_layers, layers, with_few_values
+from cost_layers import coded_layers, layers, sparse_layers, with_few_values, with_zeros
 from scipy.optimize import nnls
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
@@ -174,6 +174,9 @@ def artifacts(core: str, only: str = "") -> Iterator[CArtifact]:
     for start in range(0, len(texts), _CHUNK):
         graph: Graph = tests["joined"](dict(texts[start : start + _CHUNK]))
         yield emit(graph, COutput(name="net", io="float", self_test=0), target)
+    if sparse := {name: text for name, text in sparse_layers() if only in name}:
+        graph = with_zeros(tests["joined"](sparse))
+        yield emit(graph, COutput(name="net", io="float", self_test=0, weights="huffman"), target)
 
 
 def samples(core: str, only: str = "") -> Iterator[Sample]:
@@ -183,10 +186,10 @@ def samples(core: str, only: str = "") -> Iterator[Sample]:
         steps = zip(artifact.program.steps, counted(artifact, target, flags=_APART).steps, strict=True)
         for step, count in steps:
             made = step.offer
-            if count is not None and only in made.templates[0]:
+            if count is not None and only in made.templates[0] and not made.coded:
                 form = priced_form(step.form, made.variant)
                 yield Sample(made.templates[0], form, made.work, len(made.templates), count)
-    if not only:
+    if only in DECODER:
         yield from _decoder_samples(core)
 
 

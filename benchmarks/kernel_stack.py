@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cost_layers import layers
+from cost_layers import layers, sparse_layers, with_zeros
 
 from fxpress.backends.c import CArtifact, emit
 from fxpress.backends.c.cost import CoreKind, variant
@@ -160,6 +160,10 @@ def builds(only: str) -> Iterator[Build]:
         for start in range(0, len(texts), _CHUNK):
             graph = tests["joined"](dict(texts[start : start + _CHUNK]))
             artifact = emit(graph, COutput(name="net", self_test=0), target)
+            yield from (Build(artifact, *core) for core in BUILDS[name])
+        if sparse := {case: text for case, text in sparse_layers() if only in case}:
+            graph = with_zeros(tests["joined"](sparse))
+            artifact = emit(graph, COutput(name="net", self_test=0, weights="huffman"), target)
             yield from (Build(artifact, *core) for core in BUILDS[name])
 
 

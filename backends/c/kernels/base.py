@@ -138,8 +138,8 @@ class Offer:
     bytes after the start of the result. `views` has, for each result of a node that moves nothing, its byte offset in
     operand 0. `scratch_bytes` is the working memory of the calls. `limitation` is the reason why the core's special
     instructions are not used, if they could be for other values. `coded` are constants that are decoded into working
-    memory before the calls. A kernel that computes some rows of its result together, `rows_together`, is slower on
-    fewer.
+    memory before the calls; `replaced_bytes` are the bytes of weights in place of which the kernel itself reads codes.
+    A kernel that computes some rows of its result together, `rows_together`, is slower on fewer.
     """
 
     kernel: str
@@ -155,6 +155,7 @@ class Offer:
     views: tuple[int, ...] | None = None
     limitation: str = ""
     coded: tuple[Constant, ...] = ()
+    replaced_bytes: int = 0
     variant: str = ""
     rows_together: int = 1
 
@@ -217,7 +218,8 @@ class Site:
     """A node in its context: the graph's constants, the layouts in which its operands are available, the machine.
 
     The layout of a constant or absent operand is None. Operands are given by name, or by position if an operator has
-    any number of them. In one run the node is called `calls` times, each time for other rows of a value.
+    any number of them. In one run the node is called `calls` times, each time for other rows of a value. `coded`: flash
+    is to hold the weights as codes.
     """
 
     node: Node
@@ -225,6 +227,7 @@ class Site:
     layouts: tuple[Layout | None, ...]
     machine: Machine
     calls: int = 1
+    coded: bool = False
 
     def type(self, operand: Operand) -> TensorType:
         """Type of an operand that is present."""

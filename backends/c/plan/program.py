@@ -170,7 +170,10 @@ class Program:
 
     @property
     def saved_bytes(self) -> int:
-        """Estimated bytes of flash that Huffman images save compared with the constants, minus the decoder."""
+        """Estimated bytes of flash that codes save compared with the constants, minus the decoder."""
         coded = [c for step in self.steps for c in step.offer.coded]
         stored = {c.data.tobytes(): c for c in coded}.values()
-        return sum(c.bytes - c.flash_bytes for c in stored) - CALL_BYTES * len(coded) - DECODER_BYTES
+        offers = [step.offer for step in self.steps if step.offer.replaced_bytes]
+        in_kernels = sum(offer.replaced_bytes - offer.weight_bytes for offer in offers)
+        decoded = sum(c.bytes - c.flash_bytes for c in stored) - CALL_BYTES * len(coded)
+        return decoded + in_kernels - DECODER_BYTES

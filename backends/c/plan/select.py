@@ -101,10 +101,9 @@ def candidates(graph: Graph, machine: Machine) -> Candidates:
 
     @cache
     def found(index: int, coded: bool, at_hand: tuple[Layout | None, ...]) -> tuple[Offer, ...]:
-        if coded:
-            return _smallest(tuple(map(with_coded_weights, found(index, False, at_hand))))
-        made, _ = offers(Site(graph.nodes[index], graph, at_hand, machine))
-        return tuple(replace(offer, build=cache(offer.build)) for offer in made)
+        made, _ = offers(Site(graph.nodes[index], graph, at_hand, machine, coded=coded))
+        built = tuple(replace(offer, build=cache(offer.build)) for offer in made)
+        return _smallest(tuple(map(with_coded_weights, built))) if coded else built
 
     return found
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fxpress.backends.c import CArtifact, check, emit, predict
 from fxpress.backends.c.plan.image import LONGEST_CODE, TABLE_BYTES, image_of
+from fxpress.backends.c.plan.sparse_rows import MOST_ZEROS, SparseRows
 from fxpress.backends.c.tools.elf import Footprint, read_elf
 from fxpress.backends.c.tools.simulate import Simulator
 from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
@@ -156,7 +157,7 @@ def test_a_core_computes_the_bytes_of_the_interpreter_at_the_predicted_cost(
     if len(kernels) == 1:
         more = huffman.prediction.instructions - plain.prediction.instructions
         # decoded weights come in registers, constants of flash do not: that changes the kernel itself a little
-        assert more == pytest.approx(after - before, rel=0.09, abs=0.002 * before)
+        assert more == pytest.approx(after - before, rel=0.12, abs=0.002 * before)
     else:
         assert huffman.prediction.instructions == pytest.approx(after, rel=0.08)
 
@@ -330,6 +331,7 @@ def constants(draw: st.DrawFn) -> np.ndarray:
         whole = data[: size // 4 * 4].reshape(-1, 4)
         strange = generator.random(len(whole)) < 0.1
         whole[strange] = generator.integers(0, 256, (int(strange.sum()), 4))
+    data[generator.random(size) < draw(st.sampled_from((0.0, 0.5, 0.95)))] = 0
     return data.view(np.int8)
 
 
@@ -340,7 +342,7 @@ def constants(draw: st.DrawFn) -> np.ndarray:
 @example(np.arange(-128, 128).astype(np.int8))
 def test_what_is_coded_comes_back_and_nothing_past_the_end_is_read(core: Simulator, data: np.ndarray) -> None:
     image = image_of(data)
-    assert max(image.lengths) <= LONGEST_CODE
+    assert max(image.code.lengths) <= LONGEST_CODE
     assert image.halfwords.nbytes == image.bytes
     at = core.place(image.halfwords.astype("<u2").tobytes(), alignment=4)
     to, table = core.allocate(image.decoded_bytes, alignment=4), core.allocate(TABLE_BYTES, alignment=4)
@@ -354,7 +356,7 @@ def test_biases_and_multipliers_among_weights_stand_as_they_are() -> None:
     scales = generator.integers(-(2**31), 2**31, (64, 2)).astype("<i4").view(np.int8)
     image = image_of(np.concatenate([scales, rows], axis=1))
     assert int(image.raw.sum()) == 128
-    assert set(image.symbols) == {0, 40, 256 - 40, 256}
+    assert set(image.code.symbols) - {512} == {0, 40, 256 - 40, 256}
     assert image.bytes < 64 * (8 + 72 / 4 + 2)
 
 
@@ -364,3 +366,129 @@ def test_the_image_is_within_a_twentieth_of_what_the_bytes_tell() -> None:
     _, counts = np.unique(data, return_counts=True)
     share = counts / counts.sum()
     assert image_of(data).bytes < 1.05 * float(-(share * np.log2(share)).sum()) * data.size / 8
+
+
+def sparse_graph(
+    share: float, *, rows: str = "1", inputs: int = 300, extra: str = "", x: str = "i8"
+) -> Graph:
+    """A linear layer of which this share of the weights is not zero."""
+
+    def constant(value: Value) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        if value.name == "b":
+            return torch.randint(-9000, 9000, value.type.shape, generator=generator, dtype=torch.int32)
+        drawn = torch.randint(-8, 8, value.type.shape, generator=generator) * 15
+        drawn[torch.rand(value.type.shape, generator=generator) >= share] = 0
+        drawn[3] = 0
+        return drawn.to(torch.int8)
+
+    return parse(
+        f"""graph(%x: {x}[{rows}x{inputs}]<scale=0.0625, zero={0 if x == "i16" else -3}>{extra and ", " + extra}) {{
+          const %w: i8[64x{inputs}]<scale=0.0078125, zero=0>
+          const %b: i32[64]<scale=0.00048828125, zero=0>
+          %y: i8[{rows}x64]<scale=0.25, zero=6> = linear(%x, %w, %b{extra and ", %r"})
+          return y: %y
+        }}""",
+        fill=constant,
+    )
+
+
+RESIDUAL = "%r: i8[1x64]<scale=0.125, zero=2>"
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        sparse_graph(0.05),
+        sparse_graph(0.01, inputs=1000),  # more than 255 zeros in a row
+        sparse_graph(0.001, inputs=255),
+        sparse_graph(0.05, extra=RESIDUAL),
+        sparse_graph(0.05, rows="1x1"),
+        sparse_graph(0.02, x="i16"),
+    ],
+    ids=["few", "long gaps", "gaps of 255", "residual", "three dimensions", "int16"],
+)
+def test_a_linear_layer_reads_codes_of_its_nonzero_weights(
+    graph: Graph, cortex_m4: Target, host: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
+) -> None:
+    for target in (cortex_m4, host):
+        artifact = assert_equal_to_interpreter(graph, options=CODED, target=target, flags=UNDEFINED, seeds=2)
+        (step,) = [step for step in artifact.program.steps if step.node is not None]
+        assert step.offer.kernel == "sparse_linear"
+        assert artifact.plan.arena_bytes <= 1024 + 8
+        assert "fxp_decode(" not in artifact.files["net.c"].decode()
+
+
+def test_codes_of_nonzero_weights_are_smaller_than_codes_of_bytes(cortex_m4: Target) -> None:
+    """Five percent of nonzero weights with 15 values: 0.29 bits for the places and 0.2 for the values."""
+    graph = sparse_graph(0.05, inputs=1000)
+    (offer,) = [step.offer for step in emit(graph, CODED, cortex_m4).program.steps]
+    assert offer.weight_bytes < 0.52 * 64 * 1000 / 8 + 150
+
+
+@pytest.mark.parametrize(
+    ("graph", "why"),
+    [
+        (sparse_graph(0.9), "few zeros"),
+        (sparse_graph(0.05, rows="2"), "two rows"),
+        (sparse_graph(0.0), "all weights zero"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_layers_decode_their_weights(
+    graph: Graph, why: str, cortex_m4: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
+) -> None:
+    artifact = assert_equal_to_interpreter(graph, options=CODED, target=cortex_m4, flags=UNDEFINED, seeds=1)
+    assert "sparse_linear" not in {step.offer.kernel for step in artifact.program.steps}, why
+
+
+@st.composite
+def sparse_rows(draw: st.DrawFn) -> np.ndarray:
+    """Rows of weights, most of them zero."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = draw(st.integers(1, 5)), draw(st.integers(1, 1200))
+    kept = generator.random(shape) < draw(st.sampled_from((0.0, 0.003, 0.05, 0.5, 1.0)))
+    rows = np.where(kept, generator.integers(-128, 128, shape), 0).astype(np.int8)
+    rows[0, -1] = draw(st.integers(1, 127))
+    return rows
+
+
+@given(sparse_rows())
+@example(np.eye(1, 256, 255, dtype=np.int8))
+@example(np.eye(1, 511, 255, dtype=np.int8))
+def test_rows_of_weights_come_back_from_their_codes(rows: np.ndarray) -> None:
+    """Read as the kernel reads them, by the definition of the codes."""
+    coded = SparseRows(rows)
+    data = coded.halfwords
+    assert data.nbytes == coded.bytes
+    bits = iter("".join(f"{half:016b}" for half in data[coded.codes_at :].tolist()))
+    tables = [{digits: s for s, digits in code.digits.items()} for code in (coded.zeros, coded.values)]
+
+    def read(table: dict[str, int]) -> int:
+        digits = next(bits)
+        while digits not in table:
+            digits += next(bits)
+        return table[digits]
+
+    found = np.zeros(rows.shape, np.uint8)
+    for row in found:
+        at = 0
+        while at < len(row):
+            zeros = read(tables[0])
+            at += zeros
+            if zeros < MOST_ZEROS and at < len(row):
+                row[at] = read(tables[1])
+                at += 1
+    assert np.array_equal(found.view(np.int8), rows)
+
+
+@SIMULATED
+@pytest.mark.parametrize("cpu", ["cortex-m0plus", "cortex-m4f"])
+def test_a_core_multiplies_with_codes_at_the_predicted_cost(
+    cpu: str, stated_stack: Stated, tmp_path: Path
+) -> None:
+    target = load_target(cpu).model_copy(update={"ram": None, "flash": None, "stack": None})
+    artifact = emit(sparse_graph(0.05, inputs=1000), CODED, target)
+    instructions, footprint = _run(artifact, cpu, tmp_path, stated_stack(artifact, cpu))
+    assert artifact.prediction.instructions == pytest.approx(instructions, rel=0.06)
+    assert artifact.prediction.flash_bytes == pytest.approx(footprint.flash, abs=250)

@@ -20,6 +20,7 @@ from . import (
     slicing,
     softmax,
     sort,
+    sparse_linear,
     unary,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "slicing",
     "softmax",
     "sort",
+    "sparse_linear",
     "unary",
 ]

@@ -2,8 +2,8 @@
  * memory.
  *
  * An image consists of halfwords: number of codes of 1, 2, ... 12 bits; index of the code for a raw word, which follows
- * it; byte of each code, shortest code first, two to a halfword; the codes, from the highest bit of each halfword down,
- * padded with zeros for the look-ahead of the decoder. Words are little-endian.
+ * it; index of the code for a word of zeros; byte of each code, shortest code first, two to a halfword; the codes, from
+ * the highest bit of each halfword down, padded with zeros for the look-ahead of the decoder. Words are little-endian.
  */
 #ifndef FXP_HUFFMAN_H
 #define FXP_HUFFMAN_H
@@ -12,11 +12,14 @@
 
 #define FXP_LONGEST_CODE 12
 #define FXP_RAW_AT FXP_LONGEST_CODE
-#define FXP_BYTES_AT (FXP_LONGEST_CODE + 1)
+#define FXP_ZEROS_AT (FXP_LONGEST_CODE + 1)
+#define FXP_BYTES_AT (FXP_LONGEST_CODE + 2)
 #define FXP_TABLE_BITS 8
-/* Symbol of a code: its byte, from bit 8 the length of the code, above that a flag for a raw word. */
+#define FXP_TABLE_SIZE (1 << FXP_TABLE_BITS)
+/* Symbol of a code: its byte, from bit 8 the length of the code, above that flags for a whole word. */
 #define FXP_RAW 0x1000u
-#define FXP_LONGER 0x2000u /* a code of more than 8 bits */
+#define FXP_ZEROS 0x2000u
+#define FXP_LONGER 0x4000u /* a code of more than 8 bits */
 
 /* Not cloned for the constant arguments of its calls. */
 #if defined(__GNUC__) && !defined(__clang__)
@@ -38,6 +41,12 @@ typedef struct {
     int32_t spare;   /* their number minus 16 */
 } fxp_bits;
 
+FXP_INLINE fxp_bits fxp_first_bits(const uint16_t *codes)
+{
+    const fxp_bits bits = {codes + 2, (uint32_t)codes[0] << 16 | codes[1], 16};
+    return bits;
+}
+
 FXP_INLINE void fxp_skip(fxp_bits *bits, uint32_t count)
 {
     bits->window <<= count;
@@ -51,7 +60,8 @@ FXP_INLINE void fxp_skip(fxp_bits *bits, uint32_t count)
 FXP_INLINE uint32_t fxp_meaning(const uint16_t *image, uint32_t index, uint32_t length)
 {
     const uint32_t byte = ((uint32_t)image[FXP_BYTES_AT + (index >> 1)] >> ((index & 1u) * 8u)) & 0xffu;
-    return byte | length << 8 | (index == image[FXP_RAW_AT] ? FXP_RAW : 0u);
+    const uint32_t word = index == image[FXP_RAW_AT] ? FXP_RAW : index == image[FXP_ZEROS_AT] ? FXP_ZEROS : 0u;
+    return byte | length << 8 | word;
 }
 
 FXP_ONCE void fxp_tabulate(fxp_codes *codes)
@@ -99,7 +109,7 @@ FXP_INLINE uint32_t fxp_code(const fxp_codes *codes, fxp_bits *bits)
 FXP_ONCE void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
 {
     fxp_codes codes = {image, table, 0, 0};
-    fxp_bits bits = {image + start + 2, (uint32_t)image[start] << 16 | image[start + 1], 16};
+    fxp_bits bits = fxp_first_bits(image + start);
     fxp_tabulate(&codes);
     for (; words > 0; words--, to += 4) {
         const uint32_t meaning = fxp_code(&codes, &bits);
@@ -109,6 +119,10 @@ FXP_ONCE void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int3
                 to[i + 1] = (uint8_t)(bits.window >> 16);
                 fxp_skip(&bits, 16);
             }
+            continue;
+        }
+        if ((meaning & FXP_ZEROS) != 0u) {
+            to[0] = to[1] = to[2] = to[3] = 0;
             continue;
         }
         to[0] = (uint8_t)meaning;
