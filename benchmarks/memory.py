@@ -21,10 +21,12 @@ from pathlib import Path
 
 import torch
 from mcu import NAMES, SPECS
+from torch import Tensor
 
-from fxpress.backends.c import emit
-from fxpress.compiler import compile_model, load_compiled, run_samples, text_table
-from fxpress.ir import run_integer
+from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
+from fxpress.compiler import Compiled, compile_model, text_table
+from fxpress.ir import Value, run_integer
+from fxpress.specs import Target, load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT.parent / "shared" / "zoo" / "mcu"
@@ -71,48 +73,32 @@ def specs(chosen: Sequence[str]) -> dict[str, Path]:
 def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
     """Rows of a network: int8 built and run, within its limits too; float32 planned."""
     for kind, overrides in _KINDS.items():
+        compiled = compile_model(spec, overrides=[f"target.name={CORE}", *overrides], enforce_budget=False)
+        limits = LIMITS.get(name, ()) if kind == "int8" else ()
         for buffers in ("caller", "arena"):
-            fastest = _row(name, spec, folder, kind, buffers, overrides)
+            fastest = _row(name, compiled, folder, kind, buffers)
             yield fastest
-            for place, limit in LIMITS.get(name, ()) if kind == "int8" else ():
+            for place, limit in limits:
                 if place == buffers:
-                    row = _row(name, spec, folder, kind, buffers, overrides, limit=limit)
+                    row = _row(name, compiled, folder, kind, buffers, limit=limit)
                     yield replace(row, cycles_of_fastest=fastest.cycles)
 
 
 def _row(
-    name: str,
-    spec: Path,
-    folder: Path,
-    kind: str,
-    buffers: str,
-    overrides: Sequence[str],
-    *,
-    limit: int | None = None,
+    name: str, compiled: Compiled, folder: Path, kind: str, buffers: str, *, limit: int | None = None
 ) -> Row:
     """A network in one form, run on samples if it is int8; `limit` is in bytes of RAM."""
-    choices = [f"target.name={CORE}", *overrides, f"outputs.c.buffers={buffers}"]
-    choices += [] if limit is None else [f"target.ram={limit} B"]
-    compiled = compile_model(spec, overrides=choices, enforce_budget=False)
-    assert compiled.c is not None and compiled.spec.outputs.c is not None
-    plan = compiled.c.plan
+    assert compiled.spec.outputs.c is not None
+    options = compiled.spec.outputs.c.model_copy(update={"buffers": buffers})
+    target = load_target(CORE).with_ram(limit)
     start = time.process_time()
-    emit(compiled.graph, compiled.spec.outputs.c, compiled.session.target)
+    artifact = emit(compiled.graph, options, target)
     seconds = time.process_time() - start
     cycles = equal = None
     if kind == "int8":
         with tempfile.TemporaryDirectory(dir=folder) as built:
-            directory = Path(built) / "out"
-            compiled.write(directory)
-            data = compiled.session.evaluation or compiled.session.calibration
-            assert data is not None
-            samples = data.first(CHECKED)
-            expected = run_samples(compiled.graph, samples, interpreter=run_integer)
-            execution = load_compiled(directory).run(samples, on=CORE)
-        for ours, theirs in zip(expected, execution.outputs, strict=True):
-            assert torch.equal(ours, theirs), f"{name} differs from the integer graph"
-        assert execution.counts is not None
-        cycles, equal = execution.counts.cycles, len(samples)
+            cycles, equal = _run(name, compiled, artifact, Path(built), target)
+    plan = artifact.plan
     return Row(
         name,
         kind,
@@ -127,6 +113,29 @@ def _row(
         1.0,
         equal,
     )
+
+
+def _run(name: str, compiled: Compiled, artifact: CArtifact, folder: Path, target: Target) -> tuple[int, int]:
+    """Cycles on the simulated core, and the number of samples with the bytes of the integer graph."""
+    data = compiled.session.evaluation or compiled.session.calibration
+    assert data is not None
+    inputs = compiled.graph.inputs
+    samples = [data.call(inputs, index) for index in range(min(CHECKED, data.calls(inputs)))]
+    network = SimulatedNetwork.of(artifact, folder, target)
+    for sample in samples:
+        stored = [_stored(x, value) for x, value in zip(sample, artifact.graph.inputs, strict=True)]
+        found = network.run(stored)
+        wanted = run_integer(compiled.graph, sample)
+        for ours, theirs, value in zip(found, wanted, artifact.graph.outputs, strict=True):
+            assert torch.equal(ours, _stored(theirs, value)), f"{name} differs from the integer graph"
+    cycles = network.profile(stored).cycles
+    assert cycles is not None
+    return cycles, len(samples)
+
+
+def _stored(x: Tensor, value: Value) -> Tensor:
+    """Real numbers as the codes of a value, if it has codes."""
+    return x if value.type.quantization is None else value.type.quantization.quantize(x)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -178,7 +187,9 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, spec in specs(chosen).items():
-            rows += measure(name, spec, Path(folder))
+            for row in measure(name, spec, Path(folder)):
+                rows.append(row)
+                print(f"{row.network} {row.kind} {row.buffers} {row.arena_bytes:,} B", flush=True)
     print(table(rows))
     if not chosen:
         text = json.dumps({"core": CORE, "networks": [asdict(row) for row in rows]}, indent=2)

@@ -11,6 +11,9 @@
     vad                     examples/trained_networks/vad.yaml along a recording: steps decided as the original decides
     vad quiet               them, the recording at a gain of 0.02 in the second row
     text                    examples/text_classifier, trained before by its train.py, quantized without more training
+    attention 49x64         scaled dot-product attention of 49 positions and 4 heads of 16, a layer norm of 64 elements
+    layer norm 64           of 16 bits, a softmax of 49 scores, on random numbers; the metric is the error of the
+    softmax 49              result in percent of its size
 
 Each C is held against the integer graph, byte for byte: on this machine for `INPUTS` inputs, on the simulated core for
 `SIMULATED` of them. The linked program must have no function for floating point.
@@ -176,6 +179,27 @@ def step(name: str, made: type[nn.GRU | nn.LSTM], inputs: int, units: int, weigh
     return _row(name, "error of h, %", (0.0, error), integers, taken[-INPUTS:])
 
 
+class Attention(nn.Module):
+    """Scaled dot-product attention of queries, keys and values [1, heads, positions, size]."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return functional.scaled_dot_product_attention(q, k, v)
+
+
+def part(name: str, model: nn.Module, shapes: Sequence[tuple[int, ...]], activations: str = "int8") -> Row:
+    """One operator of transformers on normal random numbers."""
+    torch.manual_seed(0)
+    samples = [tuple(torch.randn(shape) for shape in shapes) for _ in range(INPUTS)]
+    graph = capture(model.eval(), samples[0]).graph
+    integers = _quantized(graph, samples[:CALIBRATION], activations=activations)
+    wanted, got = (
+        torch.stack([interpreter(one, sample)[0] for sample in samples])
+        for interpreter, one in ((run, graph), (run_integer, integers))
+    )
+    error = 100 * float(((wanted - got).square().mean() / wanted.square().mean()).sqrt())
+    return _row(name, "error, %", (0.0, error), integers, samples)
+
+
 def _followed(
     interpreter: Interpreter, graph: Graph, inputs: Tensor, zeros: Sequence[Tensor]
 ) -> list[list[Tensor]]:
@@ -279,7 +303,9 @@ def _row(
 
 
 def _emitted(graph: Graph, io: str) -> CArtifact:
-    options = COutput.model_validate({"name": "net", "io": io, "self_test": 0})
+    names = [*(value.name for value in graph.inputs), *graph.output_names]
+    layouts = dict.fromkeys(names, "model") if io == "float" else {}
+    options = COutput.model_validate({"name": "net", "io": io, "layouts": layouts, "self_test": 0})
     return emit(graph, options, load_target(CORE).model_copy(update={"ram": None, "flash": None}))
 
 
@@ -288,7 +314,7 @@ def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
 
 
 def _host(artifact: CArtifact, folder: Path) -> Callable[[Sample], list[Tensor]]:
-    """The C for float inputs and outputs, built for this machine."""
+    """The C for float inputs and outputs in the model's order, built for this machine."""
     library = link_shared(find_compiler("gcc"), artifact.write(folder), folder / "net.so", flags=("-O2",))
     entry = ctypes.CDLL(str(library)).net_run
     arena = np.zeros(artifact.plan.arena_bytes + 64, np.uint8)
@@ -316,6 +342,9 @@ NETWORKS: dict[str, Callable[[str], Row]] = {
     "vad": lambda name: vad(name, 1.0),
     "vad quiet": lambda name: vad(name, QUIET),
     "text": text,
+    "attention 49x64": lambda name: part(name, Attention(), 3 * [(1, 4, 49, 16)]),
+    "layer norm 64": lambda name: part(name, nn.LayerNorm(64), [(1, 64)], "int16"),
+    "softmax 49": lambda name: part(name, nn.Softmax(-1), [(1, 49)]),
 }
 
 

@@ -384,7 +384,10 @@ class RowStages:
         return sum(b.bytes for b in whole) + run.bytes - saved
 
     def _block(self, stored: Stored) -> Block | None:
-        """The block of the arena of a value in the plan without stages; None outside of the arena."""
+        """The block of the arena of a value in the plan without stages; None outside of the arena.
+
+        Where a result follows its operand, two blocks are at its place in its step: its own is the later one.
+        """
         location, number = self._plan.locations[stored], self._made.get(stored, -1)
         if location.storage is not Storage.ARENA:
             return None
@@ -396,7 +399,7 @@ class RowStages:
             and b.start <= number <= b.end
             and b.offset <= location.offset < b.offset + b.bytes
         ]
-        return holding[0] if len(holding) == 1 else None
+        return max(holding, key=lambda block: block.start, default=None)
 
     def with_stages(self, path: Sequence[Run]) -> Program:
         """The program with these runs as stages."""

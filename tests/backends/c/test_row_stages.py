@@ -457,3 +457,19 @@ def test_every_stage_has_a_reason_for_its_end(fill, cortex_m4):
             assert all(ENDS.fullmatch(stage.end) for stage in stages), [stage.end for stage in stages]
             seen |= {re.sub(r"t?[\d,]+", "", stage.end) for stage in stages}
     assert seen
+
+
+def test_a_result_that_follows_its_operand_has_a_block_of_its_own(fill, cortex_m4):
+    lines = ["graph(%x: i8[1x64x24]<scale=0.0625, zero=0>) {"]
+    lines += ["  const %w: i8[64x64x1]<scale=0.5, zero=0>"]
+    for number in range(4):
+        before = "x" if number == 0 else f"v{number - 1}"
+        lines.append(f"  %v{number}: i8[1x64x24]<scale=0.0625, zero=0> = conv(%{before}, %w)")
+    graph = parse("\n".join([*lines, "  return y: %v3", "}"]), fill=fill)
+    lowered = lower(graph, COutput(), cortex_m4)
+    stages = RowStages(lowered.program, lowered.plan, Machine.of(cortex_m4))
+    made = [step.results[0] for step in lowered.program.steps[:-1]]
+    found = {stored.value.name: stages._block(stored) for stored in made}
+    offsets = {name: block.offset for name, block in found.items() if block is not None}
+    assert len({block.start for block in found.values() if block is not None}) == len(made)
+    assert len(set(offsets.values())) < len(made), "no result follows its operand"
