@@ -19,8 +19,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from mcu import NAMES, SPECS
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
@@ -40,8 +42,10 @@ LIMITS = {  # bytes of RAM, inputs and outputs beside the arena or in it
     "ad": (("caller", 768),),
     "resnet20": (("caller", 23_300), ("caller", 21_200)),
     "mbv2": (("caller", 24_700), ("caller", 16_900)),
+    "mbv2_144": (("caller", 46_300), ("caller", 28_500)),
     "tcn": (("caller", 10_800),),
 }
+LARGER = {"mbv2_144": ("mbv2", (1, 3, 144, 144))}  # the same network for larger images
 _KINDS = {"int8": (), "float32": ("passes=[{pass: clean}, {pass: fuse}]", "outputs.c.io=float")}
 
 
@@ -67,13 +71,15 @@ def specs(chosen: Sequence[str]) -> dict[str, Path]:
     """Specs by the names of their networks: of the examples, and of typical networks if they are available."""
     found = {name: SPECS / f"{name}.yaml" for name in NAMES}
     found |= {path.stem: path for path in sorted(ZOO.glob("*.yaml"))}
+    found |= {name: found[other] for name, (other, _) in LARGER.items() if other in found}
     return {name: path for name, path in found.items() if not chosen or name in chosen}
 
 
 def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
     """Rows of a network: int8 built and run, within its limits too; float32 planned."""
     for kind, overrides in _KINDS.items():
-        compiled = compile_model(spec, overrides=[f"target.name={CORE}", *overrides], enforce_budget=False)
+        changes = [f"target.name={CORE}", *overrides, *_larger(name)]
+        compiled = compile_model(spec, overrides=changes, enforce_budget=False)
         limits = LIMITS.get(name, ()) if kind == "int8" else ()
         for buffers in ("caller", "arena"):
             fastest = _row(name, compiled, folder, kind, buffers)
@@ -82,6 +88,21 @@ def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
                 if place == buffers:
                     row = _row(name, compiled, folder, kind, buffers, limit=limit)
                     yield replace(row, cycles_of_fastest=fastest.cycles)
+
+
+def _larger(name: str) -> Iterator[str]:
+    """Overrides for larger images."""
+    if name in LARGER:
+        _, shape = LARGER[name]
+        yield f"model.inputs.x.shape={list(shape)}"
+        for part in ("calibration", "evaluation"):
+            yield f"data.{part}.source={Path(__file__).resolve()}:{name}"
+
+
+def mbv2_144() -> dict[str, NDArray[np.float32]]:
+    """Random images, as those of the network for smaller ones."""
+    shape = LARGER["mbv2_144"][1][1:]
+    return {"x": np.random.default_rng(1).normal(size=(16, *shape)).astype(np.float32)}
 
 
 def _row(

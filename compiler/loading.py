@@ -349,11 +349,24 @@ def _import_file(path: Path, place: str) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        with _on_path(path.parent):
+        with _on_path(path.parent), _registered(module):
             spec.loader.exec_module(module)
     except USER_CODE_RAISES as err:
         raise _problem("M101", place, f"importing it raises {first_line(err)}", _see(err)) from err
     return module
+
+
+@contextmanager
+def _registered(module: ModuleType) -> Iterator[None]:
+    """The module in `sys.modules` while it is executed: dataclasses look there. It hides no other of its name."""
+    if module.__name__ in sys.modules:
+        yield
+        return
+    sys.modules[module.__name__] = module
+    try:
+        yield
+    finally:
+        sys.modules.pop(module.__name__, None)
 
 
 def _import(source: ModuleSource, folder: Path) -> ModuleType:

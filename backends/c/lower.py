@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -11,6 +11,7 @@ from ...specs.outputs import COutput
 from ...specs.target import Target
 from ..repeated_heads import group_repeated_heads
 from .cost.predict import Prediction, predict_program
+from .plan.channel_parts import in_channel_parts
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memory
 from .plan.order import Ordered, order_steps
@@ -35,6 +36,7 @@ _NO_STATES: Mapping[str, str] = {}
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
 # The same per byte of memory at the steps that exceed it, until the arena fits.
 _MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
+_CHANNEL_PARTS = (2, 4, 8, 16)
 _PARETO_POINTS = 32
 
 
@@ -99,13 +101,53 @@ def lower(
 
     The fastest kernels are selected. If they do not fit the target's flash, as many smaller ones as needed are
     selected; if the arena does not fit its RAM, also by rows, kernels and layouts with less memory are selected at
-    the steps that exceed it. With `fastest` neither is done. Weights that are to be coded stay plain if there is no
+    the steps that exceed it, and large convolutions before a mean run in parts of their channels if that is faster or
+    needed. With `fastest` none of these is done. Weights that are to be coded stay plain if there is no
     room to decode them, and all of them if the decoder is larger than its savings.
     """
     edges = strip_edges(graph, options.stored)
     graph = renumber_flattened(join_stored_weights(edges.graph))
     graph = replace_rows_by_index(group_repeated_heads(graph))
-    prepared = replace(edges, graph=schedule(join_equal_constants(graph)))
+
+    def lower_one(form: _Form, *, fastest: bool) -> Lowered:
+        lowered = _lowered(replace(edges, graph=form.graph), options, target, states, fastest=fastest)
+        return replace(lowered, notes=(*lowered.notes, *form.notes))
+
+    whole = _Form(graph)
+    lowered = lower_one(whole, fastest=fastest or target.ram is not None)
+    if fastest or target.ram is None or not (lowered.plan.missing_bytes or lowered.notes):
+        return lowered
+    parts = list(_in_parts(graph, target.ram))
+    best = min([lowered, *(lower_one(form, fastest=True) for form in parts)], key=_lack_or_time)
+    if not best.plan.missing_bytes:
+        return best
+    return min((lower_one(form, fastest=False) for form in (whole, *parts[-1:])), key=_lack_or_time)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A graph to select kernels for, and notes on how it differs from the given one."""
+
+    graph: Graph
+    notes: tuple[str, ...] = ()
+
+
+def _in_parts(graph: Graph, ram_bytes: int) -> Iterator[_Form]:
+    """The graph with large convolutions in more and more parts of their channels."""
+    for parts in _CHANNEL_PARTS:
+        split, names = in_channel_parts(graph, parts, ram_bytes // 2)
+        if names:
+            note = (
+                f"{', '.join(names)} in {parts} parts of the channels, one after the other, to fit the target"
+            )
+            yield _Form(split, (note,))
+
+
+def _lowered(
+    edges: StrippedEdges, options: COutput, target: Target, states: Mapping[str, str], *, fastest: bool
+) -> Lowered:
+    """`lower` for one form of a graph without its edges."""
+    prepared = replace(edges, graph=schedule(join_equal_constants(edges.graph)))
     offered = candidates(prepared.graph, Machine.of(target))
     numbered = _numbered(prepared.graph, states)
     choose = partial(_choose, prepared, options, target, offered, numbered, only_fastest=fastest)
@@ -228,6 +270,12 @@ def _arena_bytes(lowered: Lowered) -> int:
 def _lack(lowered: Lowered) -> tuple[int, int]:
     """Bytes that the regions lack, and bytes of the arena."""
     return lowered.plan.missing_bytes, lowered.plan.arena_bytes
+
+
+def _lack_or_time(lowered: Lowered) -> tuple[int, int]:
+    """Bytes that the regions lack, and the arena if they do or else the time."""
+    missing = lowered.plan.missing_bytes
+    return missing, lowered.plan.arena_bytes if missing else lowered.prediction.time
 
 
 def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:

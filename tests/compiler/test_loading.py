@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,18 @@ def test_a_source_that_fails_is_told_with_its_line_or_what_it_takes(
     (tmp_path / "broken.py").write_text("x = 1\ny = (\n")
     with pytest.raises(UserError, match=words):
         load_source(FileSource(tmp_path / "net.py", "Net"), arguments, folder=tmp_path)
+
+
+def test_a_source_may_define_dataclasses_with_annotations_as_text(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from torch import nn\n\n\n"
+        "@dataclass\nclass Sizes:\n    inputs: int = 3\n    outputs: int = 2\n\n\n"
+        "def network():\n    return nn.Linear(Sizes().inputs, Sizes().outputs)\n"
+    )
+    assert load_source(FileSource(tmp_path / "sizes.py", "network"), {}, folder=tmp_path).out_features == 2
+    assert "sizes" not in sys.modules
 
 
 def test_a_class_of_torch_without_its_arguments_and_a_directory_as_source(tmp_path: Path) -> None:

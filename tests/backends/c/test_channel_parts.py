@@ -1,0 +1,111 @@
+"""Convolutions before a mean in parts of their channels: the same bytes, in less memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fxpress.backends.c import check, emit
+from fxpress.backends.c.plan.channel_parts import in_channel_parts
+from fxpress.compiler import capture
+from fxpress.ir import Graph, run, run_integer
+from fxpress.passes import Context, find_pass
+from fxpress.specs import COutput
+from fxpress.specs.options import FuseOptions, QuantizeOptions
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+POOLS = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.avg_pool3d}
+needs_arm = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no arm-none-eabi-gcc")
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: torch.relu(x).mean(tuple(range(2, x.ndim))),
+    "flat mean": lambda x: functional.hardswish(x).flatten(2).mean(2, keepdim=True),
+    "maximum": lambda x: functional.gelu(x).flatten(2).amax(2),
+    "window": lambda x: POOLS[x.ndim - 2](functional.silu(x), tuple(x.shape[2:])),
+    "adaptive": lambda x: functional.adaptive_avg_pool3d(x, 1) if x.ndim == 5 else x.flatten(2).mean(2),
+}
+
+
+class Head(nn.Module):
+    """A convolution to many channels, of which one number each remains."""
+
+    def __init__(self, rank: int, channels: int, *, reduction: str = "mean", bias: bool = True) -> None:
+        super().__init__()
+        self.stem = CONVOLUTIONS[rank](3, 8, 3, padding=1)
+        self.head = CONVOLUTIONS[rank](8, channels, 1, bias=bias)
+        self.last = nn.Linear(channels, 5)
+        self.reduction = reduction
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = REDUCTIONS[self.reduction](self.head(torch.relu(self.stem(x))))
+        scores: Tensor = self.last(x.flatten(1))
+        return scores
+
+
+def compiled(
+    model: nn.Module, shape: tuple[int, ...], **options: object
+) -> tuple[Graph, list[tuple[Tensor]]]:
+    """The fused graph, on integers unless `weights` is float32, and samples."""
+    torch.manual_seed(0)
+    samples = [(torch.randn(1, *shape),) for _ in range(4)]
+    context = Context(calibration=samples)
+    graph = find_pass("fuse")(capture(model.eval(), samples[0]).graph, FuseOptions(), context).graph
+    if options.get("weights") == "float32":
+        return graph, samples
+    chosen = QuantizeOptions.model_validate({"min_snr": None, **options})
+    return find_pass("quantize")(graph, chosen, context).graph, samples
+
+
+FORMS = ({"weights": "float32"}, {}, {"per_channel": False}, {"weights": "int4"}, {"activations": "int16"})
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("shape", [(3, 9), (3, 5, 4), (3, 3, 2, 4)], ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_parts_compute_the_same(options, shape, reduction):
+    head = Head(len(shape) - 1, 22, reduction=reduction, bias=reduction != "mean")
+    graph, samples = compiled(head, shape, **options)
+    is_float = options == FORMS[0]
+    for parts in (2, 4):
+        split, names = in_channel_parts(graph, parts, 0)
+        assert names == ("head",)
+        assert [value.type for value in split.outputs] == [value.type for value in graph.outputs]
+        for sample in samples:
+            (wanted,), (found,) = ((run if is_float else run_integer)(one, sample) for one in (graph, split))
+            torch.testing.assert_close(
+                found, wanted, rtol=1e-5 if is_float else 0, atol=1e-5 if is_float else 0
+            )
+
+
+def test_other_readers_small_results_and_few_channels_are_left_alone():
+    class TwoReaders(Head):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.head(self.stem(x))
+            return self.last(x.mean((2, 3))) + x.amax((2, 3))[:, :5]
+
+    graph, _ = compiled(TwoReaders(2, 16), (3, 6, 6))
+    assert in_channel_parts(graph, 2, 0) == (graph, ())
+    graph, _ = compiled(Head(2, 16), (3, 6, 6))
+    assert in_channel_parts(graph, 2, 0)[1] == ("head",)
+    assert in_channel_parts(graph, 8, 0) == (graph, ())
+    assert in_channel_parts(graph, 2, 16 * 36 + 1) == (graph, ())
+
+
+@needs_arm
+def test_a_large_result_before_a_mean_runs_in_parts_where_ram_is_short(
+    cortex_m4, assert_equal_to_interpreter
+):
+    graph, _ = compiled(Head(2, 256), (3, 12, 12))
+    whole = emit(graph, COutput(), cortex_m4.with_ram(None))
+    target = cortex_m4.with_ram(14_000)
+    artifact = assert_equal_to_interpreter(graph, target=target)
+    assert whole.plan.arena_bytes > 36_000 and artifact.plan.arena_bytes <= 14_000
+    assert artifact.prediction.time < 1.1 * whole.prediction.time
+    assert any(note.startswith("head in 4 parts of the channels") for note in artifact.lowered.notes)
+    assert not check(graph, COutput(), target)
