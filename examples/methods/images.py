@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "fashion_mnist.npz"
 TRAINED_ON = 18_000
+FEW, CLASSES = 5, 10
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -14,6 +15,13 @@ Arrays = dict[str, NDArray[np.generic]]
 def training() -> Arrays:
     """Images `x` [n, 1, 28, 28] between 0 and 1, and classes `y`."""
     return _part("train", slice(TRAINED_ON))
+
+
+def few() -> Arrays:
+    """The first five images for training of each class."""
+    arrays = training()
+    rows = np.concatenate([np.flatnonzero(arrays["y"] == label)[:FEW] for label in range(CLASSES)])
+    return {name: array[rows] for name, array in arrays.items()}
 
 
 def validation() -> Arrays:

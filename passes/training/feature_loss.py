@@ -6,16 +6,19 @@
                                                                                 Zagoruyko and Komodakis, 2017
     relation    |G(h) - G(g)|^2 / b^2, G the products of the b samples of a batch with each other, rows of norm 1
                                                                                 Tung and Mori, 2019
+    adversarial log(1 + exp(-D(g))) + log(1 + exp(D(R h))): D is trained to tell the teacher's channels from those of
+                the network, which has the reversed gradient                    Belagiannis et al., 2018
 
 The result of a module is the last value computed in it that the network in training still has under the same name;
 fused operators keep the name of their last value. If h and g differ in the number of channels, R is a trained linear
-regressor, which is discarded after training; otherwise the identity. Maps and relations need none.
+regressor; otherwise the identity. Maps and relations need none. Regressors and discriminators exist in training only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +30,34 @@ from ..errors import PassError
 
 _TINY = 1e-12
 _SEQUENCE = 3  # rank of [n, positions, channels]
+_HIDDEN = 64  # units of a discriminator
+
+
+class FeatureTerm(Protocol):
+    """Loss between values of the network in training and of its teacher."""
+
+    @property
+    def values(self) -> Sequence[str]:
+        """Names of the values of the network in training."""
+
+    @property
+    def teacher_values(self) -> Sequence[str]:
+        """Names of the values of the teacher."""
+
+    @property
+    def is_comparable(self) -> bool:
+        """True if a lower loss is a better network, so that validation counts it."""
+
+    def start(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Initial parameters of the loss."""
+
+    def error(
+        self,
+        features: Mapping[str, Tensor],
+        teacher_features: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The loss of a batch, a scalar."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +71,22 @@ class FeatureLoss:
     weight: float = 1.0
     axis: int = 1  # dimension of the channels
     channels: tuple[int, int] | None = None  # of teacher and network in training, if their numbers differ
+    judged: int = 0  # channels of the teacher that a discriminator sees
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Name of the value of the network in training."""
+        return (self.value,)
+
+    @property
+    def teacher_values(self) -> tuple[str, ...]:
+        """Name of the value of the teacher."""
+        return (self.teacher_value,)
+
+    @property
+    def is_comparable(self) -> bool:
+        """True unless a discriminator is trained against the network."""
+        return self.kind != "adversarial"
 
     @property
     def regressor(self) -> str:
@@ -47,11 +94,17 @@ class FeatureLoss:
         return f"regressor:{self.module}:{self.teacher_value}"
 
     def start(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Initial regressor, if there is one."""
-        if self.channels is None:
-            return {}
-        wide, narrow = self.channels
-        return {self.regressor: torch.randn(wide, narrow, generator=generator) / narrow**0.5}
+        """Initial regressor and discriminator, if there are any."""
+        found = {}
+        if self.channels is not None:
+            wide, narrow = self.channels
+            found[self.regressor] = torch.randn(wide, narrow, generator=generator) / narrow**0.5
+        if self.kind == "adversarial":
+            first, bias, last = self._discriminator
+            found[first] = torch.randn(_HIDDEN, self.judged, generator=generator) / self.judged**0.5
+            found[bias] = torch.zeros(_HIDDEN)
+            found[last] = torch.randn(1, _HIDDEN, generator=generator) / _HIDDEN**0.5
+        return found
 
     def error(
         self,
@@ -64,7 +117,25 @@ class FeatureLoss:
         if self.channels is not None:
             regressor = parameters[self.regressor]
             own = (own.movedim(self.axis, -1) @ regressor.T).movedim(-1, self.axis)
+        if self.kind == "adversarial":
+            return self.weight * self._told_apart(own, wanted, parameters)
         return self.weight * self._compared(own, wanted)
+
+    @property
+    def _discriminator(self) -> tuple[str, str, str]:
+        """Parameter names of the discriminator."""
+        place = f"discriminator:{self.module}:{self.teacher_value}"
+        return f"{place}:first", f"{place}:bias", f"{place}:last"
+
+    def _told_apart(self, own: Tensor, wanted: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        first, bias, last = (parameters[name] for name in self._discriminator)
+
+        def judged(x: Tensor) -> Tensor:
+            rows = x.movedim(self.axis, -1).flatten(0, -2)
+            return functional.linear(functional.relu(functional.linear(rows, first, bias)), last)
+
+        reversed_: Tensor = _Reversed.apply(own)  # type: ignore[no-untyped-call]  # torch's
+        return functional.softplus(-judged(wanted)).mean() + functional.softplus(judged(reversed_)).mean()
 
     def _compared(self, own: Tensor, wanted: Tensor) -> Tensor:
         if self.kind == "mse":
@@ -89,23 +160,51 @@ def find_feature_losses(
     return tuple(_find(graph, captured, teacher, pair) for pair in pairs)
 
 
-def _find(graph: Graph, captured: Graph, teacher: Graph, pair: FeaturePair) -> FeatureLoss:
+class _Reversed(torch.autograd.Function):
+    """The identity, whose gradient has the opposite sign (Ganin and Lempitsky, 2015)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # Any: torch's context
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # Any: torch's context
+        return -gradient
+
+
+def find_feature(graph: Graph, captured: Graph, module: str, *, place: str) -> Value:
+    """The result of a module of the captured graph in the graph in training; PassError if it is not there."""
     own = {value.name: value for value in graph.results}
-    within = _nodes_within(captured, pair.layer, "the network")
+    within = _nodes_within(captured, module, "the network", place)
     last = next((node.outputs[0] for node in reversed(within) if node.outputs[0].name in own), None)
     if last is None:
         raise PassError(
-            f"distill.layers: the result of {pair.layer} is not in the graph any more: it was fused into the next "
+            f"{place}: the result of {module} is not in the graph any more: it was fused into the next "
             "operator; name the enclosing module"
         )
+    return own[last.name]
+
+
+def find_teacher_feature(teacher: Graph, module: str) -> Value:
+    """The result of a module of the teacher; PassError if there is none."""
+    return _nodes_within(teacher, module, "the teacher", _LAYERS)[-1].outputs[0]
+
+
+def channel_axis(rank: int) -> int:
+    """Dimension of the channels of a value: the last one of [n, c] and [n, t, c], else dimension 1."""
+    return rank - 1 if rank <= _SEQUENCE else 1
+
+
+def _find(graph: Graph, captured: Graph, teacher: Graph, pair: FeaturePair) -> FeatureLoss:
+    own = find_feature(graph, captured, pair.layer, place=_LAYERS)
     if pair.teacher is None and teacher is captured:
-        wanted = last
+        wanted = {value.name: value for value in captured.results}[own.name]
     else:
-        wanted = _nodes_within(teacher, pair.teacher or pair.layer, "the teacher")[-1].outputs[0]
-    return _compared(pair, own[last.name], wanted)
+        wanted = find_teacher_feature(teacher, pair.teacher or pair.layer)
+    return _compared(pair, own, wanted)
 
 
-def _nodes_within(graph: Graph, module: str, where: str) -> list[Node]:
+def _nodes_within(graph: Graph, module: str, where: str, place: str) -> list[Node]:
     """The nodes of a module, in order; PassError if the graph has none."""
     within = [
         node
@@ -116,7 +215,7 @@ def _nodes_within(graph: Graph, module: str, where: str) -> list[Node]:
         known = dict.fromkeys(
             node.source.module.partition(".")[0] for node in graph.nodes if node.source.module
         )
-        raise PassError(f"distill.layers: {where} has no module {module!r}; modules: {', '.join(known)}")
+        raise PassError(f"{place}: {where} has no module {module!r}; modules: {', '.join(known)}")
     return within
 
 
@@ -139,10 +238,12 @@ def _compared(pair: FeaturePair, own: Value, teacher: Value) -> FeatureLoss:
     rank = len(shapes[0])
     if pair.loss != "mse" and rank < (_SEQUENCE if pair.loss == "attention" else 2):
         raise PassError(f"{what}; `{pair.loss}` needs a dimension of channels{_AND_POSITIONS[pair.loss]}")
-    axis = differing[0] if differing else rank - 1 if rank <= _SEQUENCE else 1
+    axis = differing[0] if differing else channel_axis(rank)
     needs_regressor = bool(differing) and pair.loss != "attention"
     channels = (shapes[1][axis], shapes[0][axis]) if needs_regressor else None
-    return FeatureLoss(pair.layer, own.name, teacher.name, pair.loss, pair.weight, axis, channels)
+    found = replace(found, axis=axis, channels=channels)
+    return replace(found, judged=shapes[1][axis]) if pair.loss == "adversarial" else found
 
 
-_AND_POSITIONS = {"cosine": "", "attention": " and one of positions"}
+_LAYERS = "distill.layers"
+_AND_POSITIONS = {"cosine": "", "adversarial": "", "attention": " and one of positions"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,12 +17,15 @@ from ..base import Context
 from ..errors import PassError
 from . import checkpoint
 from .checkpoint import Row, TrainingState
-from .feature_loss import FeatureLoss, find_feature_losses
+from .exits import find_exits
+from .feature_loss import FeatureTerm, find_feature_losses
 from .gated_prompts import with_gated_prompts
 from .integer_trainable import IntegerTrainable
+from .learned_pairs import find_learned_pairs
 from .losses import Objective, count_correct
 from .low_rank_trainable import LowRankTrainable
 from .optimizer import OptimizerState, learning_rate, make_optimizer
+from .peers import Peers
 from .prompt_tuning import with_prompts
 from .split import MicroBatch, Split, Teacher
 from .stored_trainable import StoredTrainable
@@ -106,7 +109,7 @@ def make_trainable(graph: Graph, options: FinetuneOptions, context: Context) -> 
 def teacher_graph(graph: Graph, options: FinetuneOptions, context: Context) -> Graph | None:
     """The graph whose outputs are distilled; None without one. PassError if its outputs have other shapes."""
     distill = options.distill
-    if distill is None or distill.teacher == "virtual" or context.original is None:
+    if distill is None or distill.is_own_teacher or context.original is None:
         return None
     if not isinstance(distill.teacher, TeacherModel):
         return context.original
@@ -138,6 +141,7 @@ class _Training:
     objective: Objective
     options: FinetuneOptions
     context: Context
+    peers: Peers | None = None
     at: Callable[[float], Trainable] | None = None
     identity: str = ""
 
@@ -146,18 +150,22 @@ class _Training:
         graph: Graph, trainable: Trainable, split: Split, options: FinetuneOptions, context: Context
     ) -> _Training:
         """Combine trainable, teacher and objective."""
-        original, distill = context.original, options.distill
         taught = teacher_graph(graph, options, context)
-        feature_losses: tuple[FeatureLoss, ...] = ()
-        if taught is not None and original is not None and distill is not None:
-            feature_losses = find_feature_losses(graph, original, taught, distill.layers)
+        terms = _feature_terms(graph, taught, split, options, context)
         shapes = [value.type.shape for value in graph.outputs]
-        objective = Objective.of(options, context, feature_losses, shapes=shapes)
+        modules = () if options.distill is None else options.distill.exits
+        exits = find_exits(graph, context.original or graph, modules, shapes[0])
+        objective = Objective.of(options, context, terms, shapes=shapes, exits=exits)
         teacher = None
         if taught is not None:
-            values, is_fixed = [term.teacher_value for term in feature_losses], options.augment is None
-            teacher = Teacher.of(taught, split, values, runs_once=is_fixed)
-        return _Training(graph, split.batched(graph), trainable, split, teacher, objective, options, context)
+            values = [value for term in terms for value in term.teacher_values]
+            teacher = Teacher.of(taught, split, values, runs_once=options.augment is None)
+        peers = None
+        if options.distill is not None and options.distill.teacher == "peers":
+            peers = Peers.of(options.distill, objective.class_axis, shapes[0])
+        return _Training(
+            graph, split.batched(graph), trainable, split, teacher, objective, options, context, peers
+        )
 
     def run(self, state: OptimizerState | None) -> Trained:
         """Run all epochs, from the start or from a checkpoint."""
@@ -189,8 +197,9 @@ class _Training:
     def _start(self, state: OptimizerState | None) -> TrainingState:
         generator = torch.Generator().manual_seed(self.options.seed)
         parameters = self.trainable.start()
-        for term in self.objective.feature_losses:
-            parameters |= term.start(generator)
+        if self.peers is not None:
+            parameters |= self.peers.start(parameters, generator)
+        parameters |= self.objective.start(generator)
         row: Row = (0, None, *self._validate(parameters))
         return TrainingState(parameters, parameters, state or OptimizerState(), (row,))
 
@@ -242,10 +251,13 @@ class _Training:
         parameters: Mapping[str, Tensor],
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Loss and outputs of a micro-batch; a generator enables augmentation."""
+        """Loss and outputs of a micro-batch; a generator enables augmentation, and the terms of training alone."""
         inputs = self.split.inputs_of(micro_batch, self.options, generator)
+        labels = self.split.labels_of(micro_batch)
+        if self.peers is not None and generator is not None:
+            return self._loss_of_peers(self.peers, form, inputs, labels, parameters)
         teacher = None if self.teacher is None else self.teacher.results(micro_batch, inputs)
-        observed = {term.value for term in self.objective.feature_losses}
+        observed = self.objective.values
         features: dict[str, Tensor] = {}
 
         def observe(value: Value, tensor: Tensor) -> None:
@@ -255,10 +267,46 @@ class _Training:
         outputs = form.forward(self.batched, inputs, parameters, observe=observe)
         loss = self.objective(
             outputs,
-            self.split.labels_of(micro_batch),
+            labels,
             None if teacher is None else teacher.outputs,
             features=features,
             teacher_features={} if teacher is None else teacher.features,
             parameters=parameters,
+            validates=generator is None,
         )
         return loss, outputs
+
+    def _loss_of_peers(
+        self,
+        peers: Peers,
+        form: Trainable,
+        inputs: Sequence[Tensor],
+        labels: Tensor | None,
+        parameters: Mapping[str, Tensor],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Sum of the losses of all peers, and the outputs of the first one."""
+        outputs = [
+            form.forward(self.batched, inputs, peers.parameters_of(index, parameters), observe=_unobserved)
+            for index in range(peers.distill.peers)
+        ]
+        losses = [
+            self.objective(own, labels, wanted, features={}, teacher_features={}, parameters=parameters)
+            for own, wanted in zip(outputs, peers.teachers(outputs, parameters), strict=True)
+        ]
+        return torch.stack(losses).sum(), outputs[0]
+
+
+def _unobserved(value: Value, tensor: Tensor) -> None:
+    """Observer of values that no loss reads."""
+
+
+def _feature_terms(
+    graph: Graph, teacher: Graph | None, split: Split, options: FinetuneOptions, context: Context
+) -> tuple[FeatureTerm, ...]:
+    """The feature losses against a teacher."""
+    distill, original = options.distill, context.original
+    if teacher is None or original is None or distill is None:
+        return ()
+    if distill.matching == "attention":
+        return (find_learned_pairs(graph, original, teacher, distill.layers, batch=split.batch),)
+    return find_feature_losses(graph, original, teacher, distill.layers)

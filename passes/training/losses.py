@@ -6,7 +6,8 @@ z and t are the logits of the network in training and of the teacher (Hinton et 
 of `feature_loss.py`. The logits of a virtual teacher are log p, p the probability `correct` for the label and equal
 ones for the other classes (Yuan et al., 2020). Mean squared error or 1 - cosine of the scores can replace the KL term;
 mean squared error does if the outputs are not class scores. Scores of several positions, [n, t, c] or [n, c, h, w],
-have one softmax per position, and the loss is averaged over positions.
+have one softmax per position, and the loss is averaged over positions. Exits (`exits.py`) add the mean of their
+losses to the task loss; peers (`peers.py`) have a loss each.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch.nn import functional
 from ...specs.options import Distillation, FinetuneOptions
 from ..base import Context
 from ..errors import PassError
-from .feature_loss import FeatureLoss
+from .exits import Exit
+from .feature_loss import FeatureTerm
 
 Outputs = Sequence[Tensor]
 TaskLoss = Callable[[Outputs, Tensor], Tensor]
@@ -39,17 +41,19 @@ class Objective:
 
     task: TaskLoss | None
     distill: Distillation | None
-    feature_losses: tuple[FeatureLoss, ...]
+    feature_losses: tuple[FeatureTerm, ...]
     class_axis: int | None  # of the first output, if it is class scores
     ignore_index: int = IGNORED
+    exits: tuple[Exit, ...] = ()
 
     @staticmethod
     def of(
         options: FinetuneOptions,
         context: Context,
-        feature_losses: Sequence[FeatureLoss],
+        feature_losses: Sequence[FeatureTerm],
         *,
         shapes: Sequence[tuple[int, ...]],
+        exits: Sequence[Exit] = (),
     ) -> Objective:
         """Objective of these options for a graph with outputs of these shapes."""
         distill = options.distill if context.original is not None else None
@@ -68,7 +72,22 @@ class Objective:
             raise PassError(
                 "distill.teacher: virtual needs class scores; set `class_axis`, or name another teacher"
             )
-        return Objective(task, distill, tuple(feature_losses), axis, options.ignore_index)
+        return Objective(task, distill, tuple(feature_losses), axis, options.ignore_index, tuple(exits))
+
+    @property
+    def values(self) -> frozenset[str]:
+        """Names of the values of the network in training that the loss reads beside the outputs."""
+        read = [value for term in self.feature_losses for value in term.values]
+        return frozenset([*read, *(exit.value for exit in self.exits)])
+
+    def start(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Initial parameters of the terms."""
+        found: dict[str, Tensor] = {}
+        for term in self.feature_losses:
+            found |= term.start(generator)
+        for exit in self.exits:
+            found |= exit.start(generator)
+        return found
 
     def __call__(
         self,
@@ -79,18 +98,42 @@ class Objective:
         features: Mapping[str, Tensor],
         teacher_features: Mapping[str, Tensor],
         parameters: Mapping[str, Tensor],
+        validates: bool = False,
     ) -> Tensor:
-        """Loss of a batch, a scalar; `features` and `teacher_features` are the observed values by name."""
+        """Loss of a batch, a scalar; `features` and `teacher_features` are the observed values by name.
+
+        `validates`: only terms in which a lower loss is a better network.
+        """
         task = None if self.task is None or labels is None else self.task(outputs, labels)
+        if self.exits and not validates:
+            assert task is not None
+            return task + self._exit_loss(outputs, labels, features, parameters)
         if self.distill is None or (teacher_outputs is None and self.distill.teacher != "virtual"):
             assert task is not None
             return task
         soft = self._distillation(outputs, teacher_outputs, labels)
         loss = soft if task is None else (1 - self.distill.weight) * task + self.distill.weight * soft
-        if self.feature_losses and teacher_features:
-            errors = [term.error(features, teacher_features, parameters) for term in self.feature_losses]
+        terms = [term for term in self.feature_losses if term.is_comparable or not validates]
+        if terms and teacher_features:
+            errors = [term.error(features, teacher_features, parameters) for term in terms]
             loss = loss + self.distill.layer_weight * torch.stack(errors).mean()
         return loss
+
+    def _exit_loss(
+        self,
+        outputs: Outputs,
+        labels: Tensor | None,
+        features: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Mean loss of the exits, whose teacher is the final output."""
+        assert self.distill is not None and self.task is not None and labels is not None
+        final, losses = [y.detach() for y in outputs], []
+        for exit in self.exits:
+            scores = [exit.scores(features, parameters), *final[1:]]
+            soft = self._distillation(scores, final, labels)
+            losses.append((1 - self.distill.weight) * self.task(scores, labels) + self.distill.weight * soft)
+        return torch.stack(losses).mean()
 
     def _distillation(
         self, outputs: Outputs, teacher_outputs: Outputs | None, labels: Tensor | None

@@ -17,6 +17,7 @@ from ..errors import CalibrationError, PassError
 from .augment import augment, check_augmentation
 
 _IMAGE_RANK = 4
+_CACHED_BYTES = 2**28  # of features; outputs are always cached
 
 
 @dataclass(frozen=True)
@@ -128,34 +129,40 @@ class TeacherResults:
 class Teacher:
     """The model that is the teacher of a distillation.
 
-    Without augmentation and feature losses it runs once over all samples, and its outputs are cached; outputs without
-    a batch dimension are recomputed for each micro-batch.
+    Without augmentation it runs once over all samples, and its results are cached (features up to 256 MiB);
+    results without a batch dimension are recomputed for each micro-batch.
     """
 
     graph: Graph
     values: frozenset[str]
-    cached: tuple[Tensor, ...] | None
+    cached: TeacherResults | None
 
     @staticmethod
     def of(graph: Graph, split: Split, values: Sequence[str], *, runs_once: bool) -> Teacher:
         """The teacher for the samples of a split, whose features are the values of these names."""
         teacher = Teacher(split.batched(graph), frozenset(values), None)
-        by_sample = all(v.type.shape[:1] == (split.batch,) for v in teacher.graph.outputs)
-        if not runs_once or values or not by_sample:
+        observed = [value for value in teacher.graph.results if value.name in teacher.values]
+        kept = [*teacher.graph.outputs, *observed]
+        by_sample = all(v.type.shape[:1] == (split.batch,) for v in kept)
+        count = len(split.inputs[0])
+        size = sum(v.type.numel * v.type.dtype.torch.itemsize for v in kept) * count // split.batch
+        if not runs_once or not by_sample or (observed and size > _CACHED_BYTES):
             return teacher
-        outputs = []
-        for micro_batch in split.micro_batches(torch.arange(len(split.inputs[0]))):
+        outputs, features = [], []
+        for micro_batch in split.micro_batches(torch.arange(count)):
             results = teacher.run([x[micro_batch.index] for x in split.inputs])
             outputs.append([y[: micro_batch.count] for y in results.outputs])
-        return Teacher(
-            teacher.graph, teacher.values, tuple(torch.cat(ys) for ys in zip(*outputs, strict=True))
-        )
+            features.append({name: y[: micro_batch.count] for name, y in results.features.items()})
+        of_features = {name: torch.cat([part[name] for part in features]) for name in features[0]}
+        cached = TeacherResults([torch.cat(ys) for ys in zip(*outputs, strict=True)], of_features)
+        return Teacher(teacher.graph, teacher.values, cached)
 
     def results(self, micro_batch: MicroBatch, inputs: Sequence[Tensor]) -> TeacherResults:
         """Results for a micro-batch, whose augmented inputs are `inputs`."""
-        if self.cached is not None:
-            return TeacherResults([y[micro_batch.index] for y in self.cached], {})
-        return self.run(inputs)
+        if self.cached is None:
+            return self.run(inputs)
+        features = {name: y[micro_batch.index] for name, y in self.cached.features.items()}
+        return TeacherResults([y[micro_batch.index] for y in self.cached.outputs], features)
 
     def run(self, inputs: Sequence[Tensor]) -> TeacherResults:
         """Results of a forward pass without gradients."""

@@ -217,7 +217,7 @@ class FinetuneOptions(PassOptions):
             yield "labels", ("loss",)
         elif self.distill is None:
             yield "labels", ("distill",)
-        elif self.distill.teacher == "virtual":
+        elif self.distill.is_own_teacher:
             yield "labels", ("distill", "teacher")
 
     def of_step(self, step: int, steps: int) -> Self:
