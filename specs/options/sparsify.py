@@ -26,7 +26,8 @@ def _sparse_pattern(value: str) -> str:
 class SparsifyOptions(PassOptions):
     """Sets weights to zero, individually or N:M; later training keeps them at zero.
 
-    No kernel skips zeros: the network becomes smaller if its files are compressed, but not faster.
+    Linear layers of C with `weights: huffman` skip zeros, no other kernel does: the network becomes smaller if its
+    files are compressed, but not faster.
     """
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
@@ -56,12 +57,12 @@ class SparsifyOptions(PassOptions):
         description="Number of steps; after step t the sparsity is 1 - (1 - t / steps)^3 of the final one, with "
         "`finetune` after each.",
     )
-    schedule: Literal["cubic", "surgery", "learned"] = Field(
+    schedule: Literal["cubic", "surgery", "learned", "learned_masks"] = Field(
         default="cubic",
         description="`cubic`: in `steps`. Or one training, `finetune`, with zeros that are chosen again in each of its "
         "steps: the smallest weights, of which any can come back (`surgery`, Guo et al., 2016), or those below trained "
-        "thresholds of the layers (`learned`, after Kusupati et al., 2020). The share of zeros rises within its first "
-        "half.",
+        "thresholds of the layers (`learned`, after Kusupati et al., 2020), or of the rows of a weight, without making "
+        "the others smaller (`learned_masks`, after Liu et al., 2020). The share of zeros rises within its first half.",
     )
     finetune: FinetuneOptions | None = Field(
         default=None,
@@ -116,11 +117,11 @@ class SparsifyOptions(PassOptions):
             raise fault("S205", f"{what} has no `steps`", hint="leave `steps` out")
         if self.criterion != "magnitude":
             raise fault("S205", f"{what} compares magnitudes", hint="leave `criterion` out")
-        if self.schedule == "learned" and (self.pattern is not None or self.scope == "layer"):
+        if self.schedule != "surgery" and (self.pattern is not None or self.scope == "layer"):
             asked = "`pattern`" if self.pattern is not None else "`scope: layer`"
             raise fault(
                 "S205",
-                f"{what} chooses the shares of the layers: no {asked}",
+                f"{what} learns the shares of the layers: no {asked}",
                 hint="take `schedule: surgery`",
             )
 

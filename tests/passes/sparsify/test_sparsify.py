@@ -104,7 +104,7 @@ def test_layers_to_keep_keep_all_weights_and_the_rest_gives_more() -> None:
 
 def test_the_report_says_what_zeros_save() -> None:
     report = sparsify(net(), sparsity="90 %").report
-    assert any("no kernel skips zeros" in warning for warning in report.warnings)
+    assert any("weights stay dense" in warning for warning in report.warnings)
     for _, elements, _, _, dense, before, after in report.table("weights").rows:
         assert dense == 4 * elements
         assert after < before
@@ -184,7 +184,7 @@ def test_options_that_say_nothing_or_too_much_are_refused(options: dict[str, obj
 TRAINING = {"epochs": 6, "batch": 4, "learning_rate": 0.02, "distill": None}
 
 
-@pytest.mark.parametrize("schedule", ["surgery", "learned"])
+@pytest.mark.parametrize("schedule", ["surgery", "learned", "learned_masks"])
 def test_zeros_of_one_training_have_the_share_that_is_asked_for(schedule: str) -> None:
     result = sparsify(net(), data(), sparsity="80 %", schedule=schedule, finetune=TRAINING)
     assert zeros(result.graph, "a", "d", "w") == pytest.approx(0.8, abs=0.01)
@@ -194,7 +194,8 @@ def test_zeros_of_one_training_have_the_share_that_is_asked_for(schedule: str) -
     assert not torch.equal(result.graph.params["b"], net().params["b"])
 
 
-def test_removed_weights_come_back_where_training_makes_them_larger() -> None:
+@pytest.mark.parametrize("schedule", ["surgery", "learned_masks"])
+def test_removed_weights_come_back_where_training_makes_them_larger(schedule: str) -> None:
     graph = parse(
         "graph(%x: f32[1x2]) {\n  const %w: f32[1x2]\n  %y: f32[1x1] = linear(%x, %w)\n  return output: %y\n}",
         fill=lambda value: torch.zeros(value.type.shape),
@@ -204,17 +205,18 @@ def test_removed_weights_come_back_where_training_makes_them_larger() -> None:
     labels = [x[0][:, 1:] * 2 for x in inputs]
     context = Context(inputs, labels, original=graph)
     training = {**TRAINING, "epochs": 20, "loss": "mse", "batch": 8, "learning_rate": 0.05}
-    back = sparsify(graph, context, sparsity="50 %", schedule="surgery", finetune=training).graph
+    back = sparsify(graph, context, sparsity="50 %", schedule=schedule, finetune=training).graph
     assert torch.equal(back.params["w"] == 0, torch.tensor([[True, False]]))
     stays = sparsify(graph, context, sparsity="50 %", finetune=training).graph
     assert torch.equal(stays.params["w"] == 0, torch.tensor([[False, True]]))
 
 
-def test_learned_thresholds_give_layers_different_shares() -> None:
-    result = sparsify(net(), data(), sparsity="60 %", schedule="learned", finetune=TRAINING).graph
-    first = sparsify(
-        net(), data(), sparsity="60 %", schedule="learned", finetune={**TRAINING, "epochs": 0}
-    ).graph
+@pytest.mark.parametrize("schedule", ["learned", "learned_masks"])
+def test_learned_thresholds_give_layers_different_shares(schedule: str) -> None:
+    result, first = (
+        sparsify(net(), data(), sparsity="80 %", schedule=schedule, finetune={**TRAINING, "epochs": n}).graph
+        for n in (6, 0)
+    )
     assert [zeros(result, name) for name in "adw"] != pytest.approx([zeros(first, name) for name in "adw"])
 
 
@@ -230,7 +232,18 @@ def test_each_layer_has_the_share_where_surgery_compares_within_it() -> None:
     assert [zeros(result, name) for name in "adw"] == pytest.approx([0.75] * 3)
 
 
-@pytest.mark.parametrize("schedule", ["cubic", "surgery", "learned"])
+def test_weights_above_learned_thresholds_keep_their_size() -> None:
+    options = {"sparsity": "60 %", "finetune": {**TRAINING, "epochs": 0}}
+    kept = sparsify(net(), data(), schedule="learned_masks", **options).graph
+    smaller = sparsify(net(), data(), schedule="learned", **options).graph
+    for name in "adw":
+        stays = kept.params[name] != 0
+        assert torch.equal(kept.params[name][stays], net().params[name][stays])
+        assert torch.equal(smaller.params[name] != 0, stays)
+        assert (smaller.params[name][stays].abs() < kept.params[name][stays].abs()).all()
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "surgery", "learned", "learned_masks"])
 def test_a_killed_training_of_zeros_goes_on_to_the_same_bytes(tmp_path: Path, schedule: str) -> None:
     steps = {"steps": 2} if schedule == "cubic" else {}
     options = {"sparsity": "80 %", "schedule": schedule, **steps}
@@ -267,6 +280,7 @@ def test_a_killed_training_of_zeros_goes_on_to_the_same_bytes(tmp_path: Path, sc
         ({"schedule": "surgery", "finetune": {}, "steps": 2}, "has no `steps`"),
         ({"schedule": "learned", "finetune": {}, "criterion": "wanda"}, "compares magnitudes"),
         ({"schedule": "learned", "finetune": {}, "scope": "layer"}, "no `scope: layer`"),
+        ({"schedule": "learned_masks", "finetune": {}, "scope": "layer"}, "no `scope: layer`"),
     ],
 )
 def test_options_that_a_schedule_does_not_have_are_refused(options: dict[str, object], message: str) -> None:

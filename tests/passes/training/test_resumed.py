@@ -63,6 +63,9 @@ TRAININGS: dict[str, tuple[Settings, ...]] = {  # passes; the last one is interr
     ),
     "surgery": ({"pass": "sparsify", "sparsity": "60 %", "schedule": "surgery", "finetune": TRAINED},),
     "learned": ({"pass": "sparsify", "sparsity": "60 %", "schedule": "learned", "finetune": TRAINED},),
+    "learned_masks": (
+        {"pass": "sparsify", "sparsity": "60 %", "schedule": "learned_masks", "finetune": TRAINED},
+    ),
     "pruned": ({"pass": "prune", "budget": {"macs": "80 %"}, "steps": 2, "finetune": TRAINED},),
 }
 
