@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-VOCABULARY, LENGTH, HEADS, PAD = 2048, 48, 2, 0
+VOCABULARY, LENGTH, HEADS = 2048, 48, 2
 CLASSES = 2
 
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Scores [n, 2] of token numbers [n, 48]."""
-        is_token = ids != PAD
+        is_token = ids.bool()  # padding is 0
         x = self.tokens(ids) + self.positions
         for layer in self.layers.values():
             x = layer(x, is_token)
