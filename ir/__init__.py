@@ -16,13 +16,14 @@ from .numbers import Numbers, numbers_of
 from .ops.base import OPERATORS, Op
 from .params import Entry, LazyTensor, Params
 from .parser import parse
-from .precision import FLOAT_BITS, Precision
+from .precision import BINARY_BITS, FLOAT_BITS, Precision
 from .tensor_files import open_tensors, write_tensors
 from .tensor_type import TensorType, Value
 from .text import dump, long_numbers, node_text, type_text
 from .verify import verify
 
 __all__ = [
+    "BINARY_BITS",
     "FLOAT_BITS",
     "NOWHERE",
     "OPERATORS",

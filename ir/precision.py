@@ -9,6 +9,8 @@ from .errors import ShapeError
 
 FLOAT_BITS = 32
 """Weights of a layer that stays in floating point."""
+BINARY_BITS = 1
+"""Weights of -1 and 1 times a scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,11 @@ class Precision:
     activations: int | None = None
 
     def __post_init__(self) -> None:
-        for bits in (self.weights, self.activations):
-            if bits is not None and bits not in INTEGER_BITS:
-                raise ShapeError(f"{bits} storage bits; the choices are {', '.join(map(str, INTEGER_BITS))}")
+        for bits, choices in (
+            (self.weights, (BINARY_BITS, *INTEGER_BITS)),
+            (self.activations, INTEGER_BITS),
+        ):
+            if bits is not None and bits not in choices:
+                raise ShapeError(f"{bits} storage bits; the choices are {', '.join(map(str, choices))}")
         if self.weights is None and self.activations is None:
             raise ShapeError("a precision needs bits of weights, of activations, or of both")

@@ -87,7 +87,9 @@ def choose_encodings(
         members.setdefault(groups.find(name), []).append(name)
     put_in = _put_in(graph, plan, groups)
     fixed: dict[str, Encoding] = {}
-    by_bits = _imposed(graph, plan, statistics, lambda name: bits_of.by_group[groups.find(name)])
+    by_bits = _imposed(
+        graph, plan, statistics, lambda name: max(bits_of.by_group[groups.find(name)], NARROW_BITS)
+    )
     for name, imposed_on_one in by_bits.items():
         group = groups.find(name)
         fixed[group] = max(fixed.get(group, imposed_on_one), imposed_on_one, key=lambda e: e.scale[0])
@@ -99,7 +101,7 @@ def choose_encodings(
     for group, names in members.items():
         seen = Statistics.joined([statistics[name] for name in names])
         bits = bits_of.by_group[group]
-        limit = farthest.get(group, _FARTHEST_ZERO) if bits == NARROW_BITS and group not in put_in else 0
+        limit = farthest.get(group, _FARTHEST_ZERO) if bits <= NARROW_BITS and group not in put_in else 0
         centre = _centre(seen) if limit > _NEAREST_ZERO else 0.0
         around = choose_range(seen.shifted(-centre), precisions.options.observer, levels=1 << bits)
         covered = around.shifted(centre)

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
+from ...ir import (
+    BINARY_BITS,
+    Builder,
+    Encoding,
+    Graph,
+    IRError,
+    Node,
+    OverflowBoundError,
+    TensorType,
+    Value,
+    encode_codebooks,
+)
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.attention import Attention
 from ...ir.ops.attention_form import SCORES
@@ -51,6 +62,7 @@ class Lowering:
         self._rescaled: dict[tuple[str, Encoding], Value] = {}
         self._rows: dict[str, tuple[str, str, str, int, int, int]] = {}
         self._overflows: list[str] = []
+        self._binary: set[str] = set()
         self.decisions: list[Decision] = []
 
     def graph(self) -> Graph:
@@ -66,7 +78,7 @@ class Lowering:
         states = {output.name for _, output in self._plan.states}
         outputs = [self._state(v) if v.name in states else self._real(v) for v in self._graph.outputs]
         made = self._builder.build(outputs, output_names=self._graph.output_names)
-        return made.with_precisions(self._graph.precisions)
+        return encode_codebooks(made, self._binary).with_precisions(self._graph.precisions)
 
     def table(self) -> Table:
         """One row for each layer with weights that computes on integers."""
@@ -134,7 +146,7 @@ class Lowering:
                 operands.append(self._encoded(value, SCORES))
             elif self._graph.is_constant(value):
                 is_narrow = node.outputs[0].name in self._encodings.narrow
-                bits = NARROW_BITS if is_narrow else BITS[self._options.activations]
+                bits = NARROW_BITS if is_narrow else max(BITS[self._options.activations], NARROW_BITS)
                 is_symmetric = index in symmetric
                 operands.append(
                     self._integer_constant(value, bits=bits, is_symmetric=is_symmetric, encoding=moved)
@@ -167,6 +179,8 @@ class Lowering:
             node, op, made, x=x.type, residual=None if residual is None else residual.type, y=encoding_y
         )
         stored = self._constant(weight, made.weight, made.weight_encoding)
+        if self._precisions.weight_bits(node.source.module) == BINARY_BITS:
+            self._binary.add(stored.name)
         row = (node.output.name, op.name, node.source.module, made.weight_encoding.bits)
         self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
         if made.bias is None or made.bias_encoding is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
+from ...ir import BINARY_BITS, FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
@@ -23,7 +23,7 @@ from .groups import UnionFind
 from .quantization_plan import Plan
 from .value_roles import wide_values
 
-BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
+BITS: Mapping[str, int] = {"binary": BINARY_BITS, "int2": 2, "int4": 4, "int8": 8, "int16": 16}
 NARROW_BITS = 8
 
 
@@ -84,21 +84,23 @@ class GroupBits:
 def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
     """The widest width that a reader requests for a value of each group; the default without a request.
 
-    Values in a role (`value_roles`) may have 16 bits although layers and products read them in fewer.
+    Values in a role (`value_roles`) may have 16 bits although layers and products read them in fewer. Widths below 8
+    apply to the operands of layers and products; all other values, and inputs of the network, have at least 8 bits.
 
     If the default is 16 bits for all, operators without a 16-bit form stay in float instead.
     """
-    default = BITS[precisions.options.activations]
+    default = max(BITS[precisions.options.activations], NARROW_BITS)
     computing = [n for n in graph.nodes if n.outputs[0].name in plan.computing]
     narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
     requested: dict[str, list[tuple[int, str]]] = {}
     for node in computing:
         one, module = is_layer(node.op) or isinstance(node.op, Recurrent), node.source.module
-        asks = [
-            (v, precisions.activation_bits(module)) for v in (node.operands[:1] if one else node.operands)
-        ]
+        bits = precisions.activation_bits(module)
+        if not is_layer(node.op) and not isinstance(node.op, MatMul):
+            bits = max(bits, NARROW_BITS)
+        asks = [(v, bits) for v in (node.operands[:1] if one else node.operands)]
         if isinstance(node.op, Attention):  # products of 16 bits would need sums of 64
-            narrow_bits = precisions.chosen_bits(module) or NARROW_BITS
+            narrow_bits = max(precisions.chosen_bits(module) or NARROW_BITS, NARROW_BITS)
             asks = [(v, narrow_bits) for v in node.operands[:3]]
         if isinstance(node.op, Recurrent):
             states = (*node.op.states_of(node.inputs), *node.outputs)
@@ -106,6 +108,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
         for value, bits in asks:
             if value.name in plan.observed:
                 requested.setdefault(groups.find(value.name), []).append((bits, module))
+    whole = {groups.find(value.name) for value in graph.inputs if value.name in plan.observed}
     capped = {groups.find(node.outputs[0].name): node for node in narrow}
     by_group, warnings = {}, []
     for group in {groups.find(name) for name in plan.observed}:
@@ -116,7 +119,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
                 f"{module}: requests {bits} bits for the result of {maker.op.name} %{group}, which has 8"
             )
             bits = NARROW_BITS
-        by_group[group] = bits
+        by_group[group] = max(bits, NARROW_BITS) if group in whole else bits
     in_roles = wide_values(graph, precisions.options) & plan.observed.keys()
     wide = {groups.find(name) for name in in_roles} - capped.keys()
     readers = [

@@ -136,6 +136,8 @@ def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> tuple[int, l
 def _why_not(graph: Graph, node: Node) -> str | None:
     if graph.use_count(node.operand("weight")) > 1:
         return "its weights are shared with another layer"
+    if (encoding := node.operand("weight").type.quantization) is not None and encoding.levels is not None:
+        return "its weights have a codebook"
     return None
 
 

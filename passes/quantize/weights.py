@@ -2,6 +2,9 @@
 
 weight[c] = round(w[c] / s_w[c]),  |weight| <= 2^(bits-1) - 1
 bias[c]   = round(b[c] / (s_x * s_w[c]))
+
+Weights of one bit are -1 or 1, s_w[c] is the mean of |w[c]|: the least squared error (Rastegari et al., XNOR-Net, ECCV
+2016).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, TensorType
+from ...ir import BINARY_BITS, Encoding, TensorType
 from ...ir.ops.accumulate import bias_quantization
 from ...ir.ops.conv import ConvTranspose
 from ...ir.ops.layer import Layer
@@ -29,6 +32,7 @@ _SHRINKS = 50
 _GROWTHS = 512
 _SHORT_ROW = 64  # weights; in longer rows no scale is much nearer than another
 _REFITS = 4
+_STORED_BINARY_BITS = 2  # before its two values become a codebook
 _MARGIN = 1e-3  # of a share, for the rounding of the errors that are compared
 
 
@@ -70,7 +74,10 @@ def quantize_weights(
         observer = "mse"
     rows = weight.double().reshape(1, -1) if axis is None else op.rows(weight.double())
     scales = row_scales(rows, bits=bits, observer=observer)
-    scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))
+    finest = _STEPS_OF_ZERO_CHANNEL
+    if bits == BINARY_BITS:  # a channel of zeros becomes a sum of all its inputs
+        finest *= rows.shape[1] << x.bits
+    scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * finest))
     least = torch.zeros_like(scales)
     if bias is not None:
         needed = bias.double().abs() / (x.scale[0] * _LARGEST_BIAS)
@@ -79,10 +86,13 @@ def quantize_weights(
         summed = rows.abs().sum(1) if axis is not None else op.rows(weight.double()).abs().sum(1).max()[None]
         least = torch.maximum(least, summed * (max(x.qmax, -x.qmin) + abs(x.zero_point[0])) / _LARGEST_SUM)
     scales = torch.maximum(scales, least)
-    if observer == "aciq":
+    if observer == "aciq" and bits != BINARY_BITS:
         scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
     encoding = Encoding(
-        tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size
+        tuple(to_float32(float(s)) for s in scales),
+        bits=max(bits, _STORED_BINARY_BITS),
+        axis=axis,
+        group_size=group_size,
     )
     step, _ = encoding.expand(tuple(weight.shape))
     integers = _nearest(weight.double(), step, bits=bits).to(encoding.container.torch)
@@ -108,6 +118,8 @@ def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
 
 def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
     """A scale for each row: the largest weight divided by the largest integer, or clipped by the observer."""
+    if bits == BINARY_BITS:
+        return rows.abs().mean(1)
     if observer == "aciq":
         return clip_scales(rows, bits=bits)
     if observer == "minmax":
@@ -158,6 +170,8 @@ def _spread_factor(rows: Tensor, scales: Tensor, *, bits: int) -> Tensor:
 
 
 def _nearest(weight: Tensor, step: Tensor, *, bits: int) -> Tensor:
+    if bits == BINARY_BITS:
+        return torch.where(weight < 0, -1.0, 1.0).to(weight.dtype)
     return (weight / step).round_().clamp_(-_largest(bits), _largest(bits))
 
 

@@ -4,6 +4,9 @@ Parameters are the real weights and biases, which each forward pass rounds, and 
 are scaled by their largest integer and biases by the range of their layer's output, so that one learning rate suits
 all layers, independent of the scales after batch norm folding.
 
+Weights with a codebook are rounded to its levels, which do not change. Where the captured model has the weights as
+reals, they start there, within the interval that is rounded to their level.
+
 The exported integers are those of the last forward pass: `run_integer` differs from it only by the rounding of
 fixed-point multipliers.
 """
@@ -16,18 +19,31 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph, Numbers, Value, decode_codebooks, run
+from ...ir import (
+    Encoding,
+    Graph,
+    Numbers,
+    Value,
+    coded_weights,
+    decode_codebooks,
+    encode_codebooks,
+    run,
+)
 from ...ir.interpret import Observer
 from ...ir.ops.accumulate import bias_quantization
 from ...specs.options import FinetuneOptions
 from ..base import Context
+from ..clean import is_unmoved
 from ..weighted_layers import is_layer
 from .encoding_groups import EncodingGroups, encoding_groups
 from .reencode import reencode
-from .step_size import Range, round_to_step, step_of
+from .step_size import Range, nearest_levels, round_to_levels, round_to_step, step_of
 from .trainable import trainable_constants
 
 Parameters = Mapping[str, Tensor]
+
+_NARROW_BITS, _WIDE_BITS = 8, 16
+_SHARE_OF_FINER = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,16 @@ class IntegerTrainable:
     groups: EncodingGroups
     units: Mapping[str, Tensor]  # of weights and biases
     learns_steps: bool
+    levels: Mapping[str, Tensor]  # integers of the codebooks of weights
+    known: Mapping[str, Tensor]  # weights with a codebook, as reals of the captured model
+    finer: frozenset[str] = frozenset()  # groups of activations with more bits, for a teacher
 
     @staticmethod
     def of(graph: Graph, options: FinetuneOptions, context: Context) -> IntegerTrainable:
         """Trainable form of a graph, restricted by the options."""
         weights: dict[str, Value] = {}
         biases: dict[str, Bias] = {}
+        levels = _codebooks(graph)
         graph = decode_codebooks(graph)
         for node in graph.nodes:
             if not is_layer(node.op) or not node.output.type.is_quantized:
@@ -74,14 +94,22 @@ class IntegerTrainable:
         )
         groups = encoding_groups(graph)
         units = {
-            value.name: _along(_start(_encoding(value)), value) * _encoding(value).qmax
+            value.name: _along(_start(_encoding(value)), value) * _outermost(value, levels)
             for value in weights.values()
         }
         units |= {
             name: _start(_encoding(bias.y)) * 2 ** _encoding(bias.y).bits for name, bias in biases.items()
         }
         return IntegerTrainable(
-            graph, tuple(weights.values()), tuple(biases.values()), names, groups, units, options.learn_steps
+            graph,
+            tuple(weights.values()),
+            tuple(biases.values()),
+            names,
+            groups,
+            units,
+            options.learn_steps,
+            levels,
+            _known(graph, levels, context.original),
         )
 
     def start(self) -> dict[str, Tensor]:
@@ -91,6 +119,8 @@ class IntegerTrainable:
             if value.name in self.trained:
                 real = _encoding(value).dequantize(self.graph.tensor(value))
                 parameters[value.name] = real / self.units[value.name]
+                if value.name in self.known:
+                    parameters[value.name] = self._between_levels(value, parameters[value.name])
         if self.learns_steps:
             kept = [weight for weight in self.weights if weight.name in self.trained]
             parameters |= {_step(weight.name): torch.zeros_like(_start(_encoding(weight))) for weight in kept}
@@ -110,7 +140,10 @@ class IntegerTrainable:
             if value.name not in self.groups.rounded:
                 return tensor
             group = self.groups.of[value.name]
-            return round_to_step(tensor, *steps[group], self._range(group))
+            if group not in self.finer:
+                return round_to_step(tensor, *steps[group], self._range(group))
+            (start, growth), more = steps[group], _bits_more(self.groups.encodings[group])
+            return round_to_step(tensor, start / 2**more, growth, self._range(group, more=more))
 
         params = {name: parameters[name] for name in self.trained}
         params |= {
@@ -120,6 +153,17 @@ class IntegerTrainable:
         }
         params |= {bias.value.name: self._rounded_bias(bias, parameters) for bias in self.biases}
         return run(batched, inputs, params=params, observe=observe, rounding=rounding)
+
+    def with_finer_activations(self, generator: torch.Generator) -> IntegerTrainable:
+        """The form with more bits in the same range for half of the groups of activations, chosen at random.
+
+        Fewer than 8 bits become 8, and 8 become 16. Source: Boo et al., Stochastic precision ensemble, AAAI 2021.
+        """
+        groups = sorted(self.groups.elements)
+        chosen = (torch.rand(len(groups), generator=generator) < _SHARE_OF_FINER).tolist()
+        return replace(
+            self, finer=frozenset(name for name, is_finer in zip(groups, chosen, strict=True) if is_finer)
+        )
 
     def export(self, parameters: Parameters) -> Graph:
         """The graph with the trained integers and step sizes; unchanged constants keep their bytes."""
@@ -139,11 +183,12 @@ class IntegerTrainable:
             if encoding == _encoding(value) and is_same:
                 continue
             encodings[value.name] = encoding
-            step = _along(_start(encoding), value)
-            integers = (
-                (self._real(value.name, parameters) / step).round().clamp(-encoding.qmax, encoding.qmax)
-            )
-            constants[value.name] = integers.detach().to(encoding.container.torch).contiguous()
+            ratio = (self._real(value.name, parameters) / _along(_start(encoding), value)).detach()
+            if value.name in self.levels:
+                integers = nearest_levels(ratio, self.levels[value.name])
+            else:
+                integers = ratio.round().clamp(-encoding.qmax, encoding.qmax)
+            constants[value.name] = integers.to(encoding.container.torch).contiguous()
         for bias in self.biases:
             encoding = bias_quantization(
                 encodings.get(bias.x.name, _encoding(bias.x)),
@@ -156,7 +201,13 @@ class IntegerTrainable:
             encodings[name] = encoding
             real = self._real_bias(bias, parameters).detach()
             constants[name] = encoding.quantize(real.double()).to(torch.int32)
-        return reencode(self.graph, encodings, constants)
+        return encode_codebooks(reencode(self.graph, encodings, constants), self.levels)
+
+    def _between_levels(self, value: Value, stored: Tensor) -> Tensor:
+        """The weight of the captured model, clipped to the outermost levels, where it rounds to the stored one."""
+        known = (self.known[value.name] / self.units[value.name]).clamp(-1, 1)
+        levels = self.levels[value.name] / _outermost(value, self.levels)
+        return torch.where(nearest_levels(known, levels) == nearest_levels(stored, levels), known, stored)
 
     def _real(self, name: str, parameters: Parameters) -> Tensor:
         return parameters[name] * self.units[name]
@@ -169,17 +220,21 @@ class IntegerTrainable:
     def _step(self, name: str, encoding: Encoding, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
         return _start(encoding), parameters.get(_step(name))
 
-    def _range(self, group: str) -> Range:
+    def _range(self, group: str, *, more: int = 0) -> Range:
         encoding = self.groups.encodings[group]
         zero = encoding.zero_point[0]
-        return Range.of(encoding.qmin - zero, encoding.qmax - zero, elements=self.groups.elements[group])
+        low, high = ((end - zero) << more for end in (encoding.qmin, encoding.qmax))
+        return Range.of(low, high, elements=self.groups.elements[group])
 
     def _rounded_weight(self, value: Value, parameters: Parameters) -> Tensor:
         encoding = _encoding(value)
         within = Range.of(-encoding.qmax, encoding.qmax, elements=value.type.numel // len(encoding.scale))
         start, growth = self._step(value.name, encoding, parameters)
         along = None if growth is None else _along(growth, value)
-        return round_to_step(self._real(value.name, parameters), _along(start, value), along, within)
+        real, step = self._real(value.name, parameters), _along(start, value)
+        if value.name in self.levels:
+            return round_to_levels(real, step, along, self.levels[value.name], gain=within.gain)
+        return round_to_step(real, step, along, within)
 
     def _rounded_bias(self, bias: Bias, parameters: Parameters) -> Tensor:
         """The bias rounded to the product of both step sizes, with a straight-through gradient."""
@@ -198,6 +253,35 @@ class IntegerTrainable:
             return encoding
         steps = step_of(start, growth.detach())
         return replace(encoding, scale=Numbers.of_reals(steps.reshape(-1).tolist()))
+
+
+def _bits_more(encoding: Encoding) -> int:
+    """Bits that are added to an activation in a teacher."""
+    return max(_NARROW_BITS - encoding.bits, 0) or _WIDE_BITS - _NARROW_BITS
+
+
+def _codebooks(graph: Graph) -> dict[str, Tensor]:
+    """Integers of the codebook of each weight that has one."""
+    coded, found = coded_weights(graph), dict[str, Tensor]()
+    for value in graph.constants:
+        encoding = value.type.quantization
+        if value.name in coded and encoding is not None and encoding.levels is not None:
+            found[value.name] = encoding.levels.tensor(torch.float32)
+    return found
+
+
+def _known(graph: Graph, levels: Mapping[str, Tensor], original: Graph | None) -> dict[str, Tensor]:
+    """Weights with a codebook that the captured model has as reals in the same shape."""
+    if original is None:
+        return {}
+    names = [name for name in levels if is_unmoved(original, graph, name)]
+    return {name: original.params[name].float() for name in names}
+
+
+def _outermost(value: Value, levels: Mapping[str, Tensor]) -> int:
+    """Largest magnitude of an integer of a weight."""
+    found = levels.get(value.name)
+    return _encoding(value).qmax if found is None else max(int(found.abs().max()), 1)
 
 
 def _step(name: str) -> str:

@@ -27,7 +27,7 @@ from .low_rank_trainable import LowRankTrainable
 from .optimizer import OptimizerState, learning_rate, make_optimizer
 from .peers import Peers
 from .prompt_tuning import with_prompts
-from .split import MicroBatch, Split, Teacher
+from .split import MicroBatch, Split, Teacher, TeacherResults
 from .stored_trainable import StoredTrainable
 from .trainable import FloatTrainable, Trainable, trainable_constants
 
@@ -123,6 +123,15 @@ def teacher_graph(graph: Graph, options: FinetuneOptions, context: Context) -> G
     return teacher
 
 
+def _check_precision(trainable: Trainable) -> None:
+    """PassError unless a graph has activations whose precision can be raised."""
+    if not isinstance(trainable, IntegerTrainable):
+        raise PassError(
+            "distill.teacher: stochastic_precision raises the bits of integer activations; move `finetune` behind "
+            "`quantize`, or name another teacher"
+        )
+
+
 def _what_helps(parameters: Mapping[str, Tensor]) -> str:
     """Advice for a loss that is not finite. In float16 the squared gradients of Adam underflow to zero."""
     halves = any(tensor.dtype is torch.float16 for tensor in parameters.values())
@@ -156,6 +165,8 @@ class _Training:
         modules = () if options.distill is None else options.distill.exits
         exits = find_exits(graph, context.original or graph, modules, shapes[0])
         objective = Objective.of(options, context, terms, shapes=shapes, exits=exits)
+        if options.distill is not None and options.distill.teacher == "stochastic_precision":
+            _check_precision(trainable)
         teacher = None
         if taught is not None:
             values = [value for term in terms for value in term.teacher_values]
@@ -256,7 +267,7 @@ class _Training:
         labels = self.split.labels_of(micro_batch)
         if self.peers is not None and generator is not None:
             return self._loss_of_peers(self.peers, form, inputs, labels, parameters)
-        teacher = None if self.teacher is None else self.teacher.results(micro_batch, inputs)
+        teacher = self._teacher_results(form, micro_batch, inputs, parameters, generator)
         observed = self.objective.values
         features: dict[str, Tensor] = {}
 
@@ -275,6 +286,29 @@ class _Training:
             validates=generator is None,
         )
         return loss, outputs
+
+    def _teacher_results(
+        self,
+        form: Trainable,
+        micro_batch: MicroBatch,
+        inputs: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+        generator: torch.Generator | None,
+    ) -> TeacherResults | None:
+        """Results of the teacher for a micro-batch; None without one.
+
+        A teacher that is the network itself changes with it, so that validation has the task loss alone.
+        """
+        if self.teacher is not None:
+            return self.teacher.results(micro_batch, inputs)
+        distill = self.objective.distill
+        if distill is None or distill.teacher != "stochastic_precision" or generator is None:
+            return None
+        assert isinstance(form, IntegerTrainable)
+        with torch.no_grad():
+            finer = form.with_finer_activations(generator)
+            outputs = finer.forward(self.batched, inputs, parameters, observe=_unobserved)
+        return TeacherResults(outputs, {})
 
     def _loss_of_peers(
         self,

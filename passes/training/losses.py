@@ -33,6 +33,7 @@ IGNORED = -100  # label of ignored positions, as in torch
 _FEWEST_SCORES = 2  # rank of [n, classes]
 _SEQUENCE = 3  # rank of [n, positions, classes]
 _TINY = 1e-12
+_SHORT = 0.1  # of the mean length of the teacher's scores: shorter ones count less in the loss by cosine
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,9 @@ class Objective:
         else:
             t = scores_of_positions(teacher_outputs[0], axis)
         if distill.outputs == "cosine":
-            return 1 - functional.cosine_similarity(z, t, dim=1).mean()
+            # quantized scores can be zero throughout, where the gradient of the direction is unbounded
+            shortest = _SHORT * float(t.detach().norm(dim=1).mean())
+            return 1 - functional.cosine_similarity(z, t, dim=1, eps=max(shortest, _TINY)).mean()
         z, t = ((x / distill.temperature).log_softmax(1) for x in (z, t))
         divergence = functional.kl_div(z, t, reduction="batchmean", log_target=True)
         return distill.temperature**2 * divergence

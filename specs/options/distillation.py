@@ -26,14 +26,14 @@ class Teacher(Section):
     )
 
 
-NamedTeacher: TypeAlias = Literal["captured", "virtual", "peers", "exits"]
+NamedTeacher: TypeAlias = Literal["captured", "virtual", "peers", "exits", "stochastic_precision"]
 
 
 def _teacher(value: Any) -> Any:  # any: whatever the user wrote, checked by the union
     if not isinstance(value, str) or value in get_args(NamedTeacher):
         return value
     if ":" not in value:
-        hint = "write `captured`, `virtual`, `peers`, `exits`, or `file.py:Model` for another model"
+        hint = f"write {', '.join(f'`{name}`' for name in get_args(NamedTeacher))}, or `file.py:Model`"
         raise fault("S204", "is not a teacher", hint=hint)
     return {"source": value}
 
@@ -72,8 +72,9 @@ class Distillation(Section):
         description="The captured model; `file.py:Model`, or a mapping with `source`, `args` and `weights`, for "
         "another one; `virtual`, a distribution that gives the label `correct` and shares the rest among the other "
         "classes (Yuan et al., 2020); `peers`, networks trained together, of which each learns from the others (Anil "
-        "et al., 2018); or `exits`: the final output is the teacher of classifiers after the modules `exits` (Be Your "
-        "Own Teacher, Zhang et al., 2019), which are not exported.",
+        "et al., 2018); `exits`: the final output is the teacher of classifiers after the modules `exits` (Be Your "
+        "Own Teacher, Zhang et al., 2019), which are not exported; or, for integer graphs, `stochastic_precision`, the "
+        "network in training with activations of more bits at random places (SPEQ, Boo et al., 2021).",
         examples=["teacher.py:Wide"],
     )
     correct: Percent = Field(
@@ -129,7 +130,7 @@ class Distillation(Section):
             what = "layers" if self.layers else "outputs"
             hint = f"leave `{what}` out, or name another teacher"
             raise fault("S205", f"`teacher: virtual` has class scores alone, no `{what}`", hint=hint)
-        if self.teacher in ("peers", "exits") and self.layers:
+        if self.teacher in ("peers", "exits", "stochastic_precision") and self.layers:
             hint = "leave `layers` out, or name another teacher"
             raise fault("S205", f"`teacher: {self.teacher}` has no `layers`", hint=hint)
         return self
@@ -152,4 +153,4 @@ class Distillation(Section):
     @property
     def is_own_teacher(self) -> bool:
         """True if no other model is the teacher, so that labels are needed."""
-        return self.teacher in ("virtual", "peers", "exits")
+        return self.teacher in ("virtual", "peers", "exits", "stochastic_precision")

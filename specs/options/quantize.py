@@ -15,10 +15,10 @@ from .rounding import Nearest, Rounding
 class LayerBits(Section):
     """Types of a layer's weights and of the activations that it reads. Default: as for all other layers."""
 
-    weights: Literal["int16", "int8", "int4", "int2"] | None = Field(
+    weights: Literal["int16", "int8", "int4", "int2", "binary"] | None = Field(
         default=None, description="Type of the weights."
     )
-    activations: Literal["int8", "int16"] | None = Field(
+    activations: Literal["int16", "int8", "int4", "int2"] | None = Field(
         default=None,
         description="Type of the activations that the layer reads. Values that share quantization parameters have "
         "the widest type that is requested for one of them.",
@@ -38,7 +38,7 @@ def _form(value: Any) -> str:  # any: a value from a spec, checked by the annota
 
 
 LayerPrecision: TypeAlias = Annotated[
-    Annotated[Literal["float32", "int16", "int8", "int4", "int2"], Tag("name")]
+    Annotated[Literal["float32", "int16", "int8", "int4", "int2", "binary"], Tag("name")]
     | Annotated[LayerBits, Tag("bits")],
     Discriminator(_form),
 ]
@@ -55,12 +55,17 @@ class QuantizeOptions(PassOptions):
     """The options that give values a type by their role."""
 
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")
-    weights: Literal["int16", "int8", "int4", "int2"] = Field(
+    weights: Literal["int16", "int8", "int4", "int2", "binary"] = Field(
         default="int8",
         description="Type of the weights. Weights of 16 bits have the resolution that 32-bit sums allow: about 10 "
-        "bits for a row of 256 weights with 16-bit activations.",
+        "bits for a row of 256 weights with 16-bit activations. `int2` is ternary: -1, 0 and 1 times the scale. "
+        "`binary` is -1 and 1 times the mean magnitude of the channel.",
     )
-    activations: Literal["int8", "int16"] = Field(default="int8", description="Type of the activations.")
+    activations: Literal["int16", "int8", "int4", "int2"] = Field(
+        default="int8",
+        description="Type of the activations. `int4` and `int2` apply to what layers and matrix products read, except "
+        "inputs of the network; all other values have 8 bits.",
+    )
     residual: Literal["int8", "int16"] = Field(
         default="int8",
         description="Type of residual streams: sums that a layer norm or RMS norm reads, and what is added to them. "

@@ -24,7 +24,7 @@ from fxpress.ir.huffman import code_lengths, encode
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.passes.quantize.codebook import share_values
-from fxpress.specs.options import QuantizeOptions
+from fxpress.specs.options import AdaRound, QuantizeOptions
 
 
 def squared_error(integers: Tensor, shared: Tensor, importance: Tensor) -> float:
@@ -153,3 +153,27 @@ def test_the_report_has_the_bytes_of_each_image() -> None:
 def test_shared_values_and_learned_rounding_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="codebook_bits"):
         QuantizeOptions.model_validate({"codebook_bits": 4, "rounding": "adaround"})
+
+
+def test_binary_weights_are_a_codebook_of_two_values() -> None:
+    graph = parse(
+        """
+graph(%x: f32[1x3x5x5]) {
+  const %w: f32[4x3x3x3]
+  %c: f32[1x4x5x5] = conv{padding=(1, 1, 1, 1)}(%x, %w)   # "first", ""
+  return output: %c
+}""",
+        fill=drawn_constant,
+    )
+    options = QuantizeOptions(weights="binary", rounding=AdaRound(iterations=2, samples=4))
+    context = Context(calibration=drawn_samples(graph, 8))
+    made = find_pass("quantize")(graph, options, context)
+    verify(made.graph)
+    assert coded_weights(made.graph) == {"w"}
+    assert "levels=(-1.0, 1.0)" in dump(made.graph)
+    assert parse(dump(made.graph), params=made.graph.params) == made.graph
+    assert "its weights have a codebook" in {decision.reason for decision in made.report.decisions}
+    plain = decode_codebooks(made.graph)
+    sample = drawn_samples(graph, 1, seed=3)[0]
+    assert torch.equal(run_integer(made.graph, sample)[0], run_integer(plain, sample)[0])
+    assert set(plain.params["w"].unique().tolist()) == {-1, 1}

@@ -111,6 +111,28 @@ def test_activation_bits_are_those_of_the_operand_and_run_through_data_movement(
     assert bits(after) == {"x_q": 8, "c": 8, "d": 16, "p": 16, "f": 16, "y": 8}
 
 
+@pytest.mark.parametrize("low", ["int4", "int2"])
+def test_few_levels_are_those_that_layers_read_except_inputs(low: str) -> None:
+    after = quantize(graph(THREE_LAYERS), activations=low).graph
+    width = {"int4": 4, "int2": 2}[low]
+    assert bits(after) == {"x_q": 8, "c": width, "d": width, "p": width, "f": width, "y": 8}
+    sample = drawn_samples(graph(THREE_LAYERS), 1)[0]
+    verify(after)
+    codes = {}
+    run_integer(after, sample, observe=lambda value, tensor: codes.update({value.name: tensor}))
+    assert all(len(codes[name].unique()) <= 1 << width for name in ("c", "p"))
+
+
+def test_functions_read_and_give_eight_bits_beside_layers_with_fewer() -> None:
+    after = quantize(graph(WITH_TABLE), activations="int4").graph
+    assert (bits(after)["a"], bits(after)["s"]) == (8, 8)
+
+
+def test_one_layer_can_read_four_bits() -> None:
+    after = quantize(graph(THREE_LAYERS), layers={"second": {"activations": "int4"}}).graph
+    assert bits(after) == {"x_q": 8, "c": 4, "d": 8, "p": 8, "f": 8, "y": 8}
+
+
 def test_values_that_share_a_grid_take_the_widest_that_a_reader_asks() -> None:
     after = quantize(graph(WITH_TABLE), {"right": WIDE, "left": LayerBits(activations="int8")}).graph
     assert (bits(after)["a"], bits(after)["x_q"]) == (16, 8)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Encoding
+from fxpress.ir import BINARY_BITS, Encoding
+from fxpress.ir.ops.conv import Conv
 from fxpress.ir.ops.linear import Linear
 from fxpress.passes.quantize.weights import QuantizedWeights, quantize_weights, row_scales
 from fxpress.specs.options import WeightObserver
@@ -112,3 +113,27 @@ def test_a_bias_of_a_million_times_its_weights_keeps_its_value(
     assert bool(((made.bias * steps - bias).abs() <= steps / 2 * (1 + 1e-9)).all())
     exact = torch.tensor(made.weight_encoding.scale, dtype=torch.float64) * GRID.scale[0]
     torch.testing.assert_close(steps, exact, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("observer", ["minmax", "mse", "aciq"])
+def test_binary_weights_are_the_sign_times_the_mean_magnitude(
+    observer: WeightObserver, per_channel: bool
+) -> None:
+    weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight[1, 0, 0, 0] = 0.0
+    unit = Encoding((1.0,))
+    op = Conv(padding=(1, 1, 1, 1))
+    made = quantize_weights(
+        op, weight, None, x=unit, y=unit, bits=BINARY_BITS, per_channel=per_channel, observer=observer
+    )
+    assert set(made.weight.unique().tolist()) == {-1, 1}
+    assert torch.equal(made.weight > 0, weight >= 0)
+    means = weight.abs().mean((1, 2, 3)) if per_channel else weight.abs().mean()[None]
+    torch.testing.assert_close(made.weight_encoding.scale.tensor(torch.float32), means)
+
+
+def test_a_binary_channel_of_zeros_adds_less_than_a_step() -> None:
+    unit = Encoding((1.0,))
+    made = quantize_weights(Conv(), torch.zeros(2, 64, 3, 3), None, x=unit, y=unit, bits=BINARY_BITS)
+    assert 128 * 64 * 9 * max(made.weight_encoding.scale) < 0.5

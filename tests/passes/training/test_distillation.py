@@ -121,6 +121,10 @@ def test_a_virtual_teacher_needs_labels_and_class_scores() -> None:
             "`teacher: virtual` has class scores alone, no `layers`",
         ),
         ({"teacher": "virtual", "outputs": "mse"}, "`teacher: virtual` has class scores alone, no `outputs`"),
+        (
+            {"teacher": "stochastic_precision", "layers": ["body"]},
+            "`teacher: stochastic_precision` has no `layers`",
+        ),
         ({"teacher": "peer"}, "is not a teacher"),
         ({"layers": [{"layer": "body", "loss": "kl"}]}, "loss"),
     ],
@@ -135,6 +139,15 @@ def test_each_loss_of_the_outputs_lowers_the_distance_to_the_teacher(kind: str) 
     teacher = net(seed=3)
     result = trained(context(original=teacher), distill={"outputs": kind}, epochs=20)
     assert distance(result.graph, teacher) < 0.6 * distance(net(seed=1), teacher)
+
+
+def test_the_cosine_of_scores_that_are_zero_has_a_bounded_gradient() -> None:
+    options = FinetuneOptions.model_validate({"distill": {"outputs": "cosine", "weight": "100 %"}})
+    loss = Objective.of(options, Context((), (), original=net()), (), shapes=[(4, 3)])
+    z = torch.zeros(4, 3, requires_grad=True)
+    wanted = torch.eye(4, 3) + 1
+    torch.autograd.backward([loss([z], None, [wanted], features={}, teacher_features={}, parameters={})])
+    assert z.grad is not None and 0 < float(z.grad.abs().max()) < 10
 
 
 def features(*shape: int, seed: int) -> Tensor:

@@ -2,17 +2,31 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Encoding, Graph, Source, Value, parse, rebatch, run, run_integer, verify
+from fxpress.ir import (
+    Encoding,
+    Graph,
+    Source,
+    Value,
+    coded_weights,
+    parse,
+    rebatch,
+    run,
+    run_integer,
+    verify,
+)
 from fxpress.passes import Context, PassError, PassResult, find_pass
 from fxpress.passes.training import train
 from fxpress.passes.training.encoding_groups import encoding_groups
+from fxpress.passes.training.integer_trainable import IntegerTrainable
+from fxpress.passes.training.loop import make_trainable
 from fxpress.passes.training.reencode import reencode
-from fxpress.passes.training.step_size import Range, round_to_step
+from fxpress.passes.training.step_size import Range, round_to_levels, round_to_step
 from fxpress.specs.options import FinetuneOptions, QuantizeOptions
 
 NET = """
@@ -219,3 +233,99 @@ def test_a_layer_without_an_integer_form_is_refused() -> None:
     assert reencode(graph, {}, {}) == graph
     with pytest.raises(PassError, match=r"head: a scale ratio .*, after training; lower learning_rate"):
         reencode(graph, {layer.output.name: Encoding((1e-30,))}, {})
+
+
+@pytest.mark.parametrize(
+    "chosen", [{"weights": "binary"}, {"codebook_bits": 2}, {"weights": "int8", "layers": {"head": "binary"}}]
+)
+def test_weights_with_a_codebook_keep_its_levels(chosen: Layers) -> None:
+    before = quantized(**chosen)
+    coded = coded_weights(before)
+    trained = train(before, options(distill=None, learning_rate=0.03), context(float_net()))
+    assert coded and coded_weights(trained.graph) == coded
+    verify(trained.graph)
+    for name in coded:
+        assert set(level_integers(trained.graph, name)) <= set(level_integers(before, name))
+    assert any(not torch.equal(trained.graph.params[name], before.params[name]) for name in coded)
+    assert min(row[2] for row in trained.rows) < 0.9 * trained.rows[0][2]
+    untouched = train(before, options(distill=None, epochs=0), context(float_net()))
+    assert untouched.graph == before
+
+
+def level_integers(graph: Graph, name: str) -> list[float]:
+    (type,) = {value.type for value in graph.constants if value.name == name}
+    assert type.quantization is not None and type.quantization.levels is not None
+    return list(type.quantization.levels)
+
+
+def test_a_codebook_starts_at_the_weights_of_the_captured_model() -> None:
+    before = quantized(weights="binary")
+    form = make_trainable(before, options(), context(float_net()))
+    assert isinstance(form, IntegerTrainable)
+    start, alone = form.start(), make_trainable(before, options(), context()).start()
+    assert set(alone["a"].abs().unique().tolist()) == {1.0}
+    assert len(start["a"].unique()) > 20
+    assert torch.equal(start["a"] >= 0, alone["a"] > 0)
+    x, _ = images(1)
+    outputs = [
+        form.forward(rebatch(form.graph, SAMPLES), [x], parameters, observe=lambda value, tensor: None)[0]
+        for parameters in (start, alone)
+    ]
+    assert torch.equal(*outputs)
+
+
+def test_a_level_moves_with_its_step_and_is_held_at_twice_the_outermost_one() -> None:
+    x = torch.tensor([-5.0, -0.2, 0.3, 5.0, 5.0], requires_grad=True)
+    growth = torch.zeros((), requires_grad=True)
+    y = round_to_levels(x, torch.tensor(2.0), growth, torch.tensor([-1.0, 1.0]), gain=1.0)
+    assert y.tolist() == [-2.0, -2.0, 2.0, 2.0, 2.0]
+    torch.autograd.backward([y], [torch.tensor([1.0, 1.0, 1.0, 1.0, -1.0])])
+    assert x.grad is not None and growth.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    assert float(growth.grad) == pytest.approx((-2 - 2 + 2 + 2 - 2) / 4)
+
+
+def test_a_teacher_of_more_bits_is_nearer_to_the_float_network() -> None:
+    before = quantized(activations="int2")
+    form = make_trainable(before, options(), context())
+    assert isinstance(form, IntegerTrainable)
+    x, _ = images(1)
+    exact, start = run(rebatch(float_net(), SAMPLES), [x])[0], form.start()
+    batched = rebatch(form.graph, SAMPLES)
+
+    def error(one: IntegerTrainable) -> float:
+        (found,) = one.forward(batched, [x], start, observe=lambda value, tensor: None)
+        return float((found - exact).norm())
+
+    mixed = form.with_finer_activations(torch.Generator().manual_seed(0))
+    groups = frozenset(form.groups.elements)
+    assert frozenset() < mixed.finer < groups
+    assert error(replace(form, finer=groups)) < error(mixed) < error(form)
+
+
+def test_stochastic_precision_is_a_teacher_of_integer_graphs_with_labels() -> None:
+    distill = {"teacher": "stochastic_precision", "outputs": "cosine", "weight": "50 %"}
+    chosen = options(distill=distill)
+    assert dict(chosen.needed())["labels"] == ("distill", "teacher")
+    before, samples = quantized(weights="int2", activations="int2"), context(float_net())
+    trained = train(before, chosen, samples)
+    assert trained.rows[-1][1] < trained.rows[1][1]
+    assert train(before, chosen, samples).graph == trained.graph
+    assert train(before, options(distill=None), samples).graph != trained.graph
+    with pytest.raises(PassError, match="move `finetune` behind `quantize`"):
+        train(float_net(), chosen, samples)
+
+
+def test_a_training_with_stochastic_precision_resumes_with_the_same_bytes(tmp_path: Path) -> None:
+    distill = {"teacher": "stochastic_precision"}
+    before, samples = quantized(weights="int2", activations="int2"), context(float_net())
+    whole = train(before, options(distill=distill, epochs=3), samples)
+    chosen = options(distill=distill, epochs=3, checkpoint=str(tmp_path / "state.pt"))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(before, chosen, replace(samples, progress=stop))
+    assert train(before, chosen, samples).graph == whole.graph
