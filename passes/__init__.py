@@ -23,6 +23,7 @@ from .errors import CalibrationError, InfeasibleError, MissingNeedError, PassErr
 from .finetune import finetune
 from .fuse import fuse
 from .pattern import OPTIONAL, Application, Match, Rule, Term, apply_rule, op
+from .product_quantize import product_quantize
 from .prune import prune
 from .quantize import quantize
 from .remove_dead_channels import remove_dead_channels
@@ -63,6 +64,7 @@ __all__ = [
     "finetune",
     "fuse",
     "op",
+    "product_quantize",
     "prune",
     "quantize",
     "register",

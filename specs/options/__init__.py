@@ -40,6 +40,7 @@ from .observer import (
     Percentile,
     WeightObserver,
 )
+from .product_quantize import ProductQuantizeOptions
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
@@ -56,6 +57,7 @@ _OWN = (
     EqualizeOptions,
     FinetuneOptions,
     FuseOptions,
+    ProductQuantizeOptions,
     PruneOptions,
     QuantizeOptions,
     RemoveDeadChannelsOptions,
@@ -114,6 +116,7 @@ __all__ = [
     "Pass",
     "PassOptions",
     "Percentile",
+    "ProductQuantizeOptions",
     "PromptTuning",
     "Prompts",
     "PruneBudget",

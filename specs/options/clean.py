@@ -13,6 +13,8 @@ class CleanOptions(PassOptions):
     """Removes dead code and no-ops, folds constants, merges chains of reshapes and permutes."""
 
     repeatable: ClassVar[bool] = True
+    before: ClassVar[tuple[str, ...]] = ("product_quantize",)
+    why: ClassVar[str] = "folding of constants would undo lookups in codebooks"
 
     pass_: Literal["clean"] = Field(default="clean", alias="pass", description="The name of the pass.")
     disable: tuple[CleanRule, ...] = Field(

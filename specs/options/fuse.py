@@ -14,7 +14,7 @@ FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "lin
 class FuseOptions(PassOptions):
     """Folds batch norms, activations, residual additions and padding into adjacent layers."""
 
-    before: ClassVar[tuple[str, ...]] = ("quantize",)
+    before: ClassVar[tuple[str, ...]] = ("quantize", "product_quantize")
     why: ClassVar[str] = "fusion works on the float graph, and fused operators are quantized as one"
 
     pass_: Literal["fuse"] = Field(default="fuse", alias="pass", description="The name of the pass.")

@@ -78,7 +78,7 @@ def _listed(value: object) -> object:
 class PruneOptions(PassOptions):
     """Removes channels, together with all channels coupled to them, until the budget is met."""
 
-    before: ClassVar[tuple[str, ...]] = ("quantize",)
+    before: ClassVar[tuple[str, ...]] = ("quantize", "product_quantize")
     repeatable: ClassVar[bool] = True
     predicted: ClassVar[bool] = False
     why: ClassVar[str] = "channels are removed from the float graph, which is quantized afterwards"

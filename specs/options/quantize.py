@@ -48,7 +48,7 @@ LayerPrecision: TypeAlias = Annotated[
 class QuantizeOptions(PassOptions):
     """Post-training quantization: weights symmetric, activations asymmetric per tensor, biases int32."""
 
-    before: ClassVar[tuple[str, ...]] = ("weight_only",)
+    before: ClassVar[tuple[str, ...]] = ("weight_only", "product_quantize")
     why: ClassVar[str] = "weights are stored for integer layers, or beside float activations, not both"
     needs: ClassVar = frozenset({"calibration"})
     roles: ClassVar[tuple[str, ...]] = ("residual", "gates", "outputs")

@@ -30,7 +30,7 @@ class SparsifyOptions(PassOptions):
     files are compressed, but not faster.
     """
 
-    before: ClassVar[tuple[str, ...]] = ("quantize",)
+    before: ClassVar[tuple[str, ...]] = ("quantize", "product_quantize")
     repeatable: ClassVar[bool] = True
     why: ClassVar[str] = "zero float weights stay zero when quantized"
 

@@ -127,6 +127,13 @@ passes:
 outputs:
   torch: {max_shard_bytes: 1 kB}
 """,
+    "codebooks": """
+passes:
+  - {pass: clean}
+  - {pass: product_quantize, block: 2, iterations: 2}
+outputs:
+  torch: {}
+""",
     "dynamic": """
 model:
   source: net.py:Net
