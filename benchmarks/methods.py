@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 from fxpress.compiler import compile_model, text_table
-from fxpress.compiler.methods import Method, load_methods
+from fxpress.compiler.methods import Method, load_methods, seeded
 from fxpress.specs import load_spec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +137,7 @@ def _spec_measure(name: str, method: Method) -> Callable[[str, int, str], float]
     def measure(variant: str, seed: int, on: str) -> float:
         changes: Sequence[str] = method.baseline if variant == "baseline" else ()
         samples = f"data.evaluation.source={source}:{on}"
-        overrides = [*changes, samples, *(f"{setting}={seed}" for setting in method.seeds)]
+        overrides = [*changes, samples, *(seeded(setting, seed, EXAMPLES) for setting in method.seeds)]
         report = compile_model(spec, overrides=overrides).report
         return report.measurements[-1].value
 

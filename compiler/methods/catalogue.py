@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from textwrap import fill
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
@@ -38,10 +39,19 @@ class Method(Section):
     better: Literal["higher", "lower"] = "higher"
     baseline_is: str
     baseline: tuple[str, ...] = ()  # overrides of the spec that make the baseline
-    seeds: tuple[str, ...] = ("passes[1].finetune.seed",)  # settings that take the seed
+    seeds: tuple[str, ...] = ("passes[1].finetune.seed",)  # settings that take the seed; see `seeded`
     margin: float | None = None  # None: outside the spread of the seeds
     trained: tuple[str, ...] = ()  # networks that examples/methods/train.py trains for it
     remark: str | None = None  # on what was measured
+
+
+def seeded(setting: str, seed: int, folder: Path) -> str:
+    """An override with a seed: `setting` is a path in the spec, or an override with {seed} and {folder}, that of
+    examples/methods.
+    """
+    if "{seed}" in setting:
+        return setting.replace("{seed}", str(seed)).replace("{folder}", str(folder))
+    return f"{setting}={seed}"
 
 
 @cache

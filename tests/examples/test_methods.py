@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fxpress.compiler.methods import load_methods
+from fxpress.compiler.methods import load_methods, seeded
 from fxpress.compiler.methods.document import methods_document
 from fxpress.specs import load_spec
 
@@ -31,8 +31,8 @@ def test_a_baseline_differs_from_its_method(name: str) -> None:
     method = load_methods()[name]
     spec = load_spec(METHODS / f"{name}.yaml")
     assert spec.spec != load_spec(METHODS / f"{name}.yaml", method.baseline).spec
-    seeded = load_spec(METHODS / f"{name}.yaml", [f"{setting}=7" for setting in method.seeds])
-    assert spec.spec != seeded.spec
+    with_seed = [seeded(setting, 2, METHODS) for setting in method.seeds]
+    assert spec.spec != load_spec(METHODS / f"{name}.yaml", with_seed).spec
 
 
 @pytest.mark.parametrize("name", SPECS)
