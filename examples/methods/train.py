@@ -33,7 +33,8 @@ def train(name: str) -> None:
     """Compiles trained/NAME.yaml, and stores the constants of its graph as the weights of the network."""
     compiled = compile_model(NETWORKS / f"{name}.yaml", overrides=["data.evaluation=null"])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    weights = {key: compiled.graph.params[key].contiguous() for key in compiled.graph.params}
+    constants = {key: compiled.graph.params[key].contiguous() for key in compiled.graph.params}
+    weights = {key: tensor for key, tensor in constants.items() if tensor.ndim}  # without numbers of the code
     save_file(weights, FOLDER / f"{name}.safetensors")
     print(f"{name}: {sum(tensor.numel() for tensor in weights.values()):,} weights", flush=True)
 
