@@ -9,8 +9,7 @@ from torch import Tensor
 
 from fxpress.compiler import compile_model, snr_db
 from fxpress.ir import Builder, Encoding, Graph, Node, Value, rewrite, run
-from fxpress.ir.interpret import at_call
-from fxpress.ir.ops.quantize import Dequantize, FakeQuantizePerToken, Quantize
+from fxpress.ir.ops import Dequantize, FakeQuantizePerToken, Quantize
 
 
 def measure(variant: str, seed: int, on: str) -> float:
@@ -26,7 +25,7 @@ def measure(variant: str, seed: int, on: str) -> float:
 def outputs(graph: Graph, texts: Tensor) -> Tensor:
     """Scores of all texts."""
     with torch.no_grad():
-        return torch.cat([run(at_call(graph, (text[None],)), [text[None]])[0] for text in texts])
+        return torch.cat([run(graph, [text[None]])[0] for text in texts])
 
 
 def with_static_scales(graph: Graph, texts: Tensor) -> Graph:
@@ -50,5 +49,5 @@ def with_static_scales(graph: Graph, texts: Tensor) -> Graph:
     rounded = {node.operand("x").name for node in graph.nodes if isinstance(node.op, FakeQuantizePerToken)}
     with torch.no_grad():
         for text in texts:
-            run(at_call(graph, (text[None],)), [text[None]], observe=observe)
+            run(graph, [text[None]], observe=observe)
     return rewrite(graph, visit)
