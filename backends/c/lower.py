@@ -176,6 +176,8 @@ def pareto(
         smaller = lower(graph, options, target.with_total_ram(least - 1), states=kept)
         if smaller.plan.arena_bytes >= least or smaller.plan.missing_bytes:
             break
+        while len(found) > 1 and found[-1].prediction.time >= smaller.prediction.time:
+            found.pop()  # the search for a limit is not exact: a lower one can find less time
         found.append(smaller)
     return tuple(found)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxpress.backends.c import check, emit
+from fxpress.backends.c.lower import pareto
 from fxpress.backends.c.plan.channel_parts import in_channel_parts
 from fxpress.compiler import capture
 from fxpress.ir import Graph, run, run_integer
@@ -109,3 +110,15 @@ def test_a_large_result_before_a_mean_runs_in_parts_where_ram_is_short(
     assert artifact.prediction.time < 1.1 * whole.prediction.time
     assert any(note.startswith("head in 4 parts of the channels") for note in artifact.lowered.notes)
     assert not check(graph, COutput(), target)
+
+
+def test_a_front_has_less_memory_for_more_time(cortex_m4):
+    class Network(Head):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(functional.max_pool2d(x, 2))
+
+    graph, _ = compiled(Network(2, 256), (3, 24, 24))
+    front = pareto(graph, COutput(), cortex_m4)
+    arenas, times = [one.plan.arena_bytes for one in front], [one.prediction.time for one in front]
+    assert len(front) > 3
+    assert arenas == sorted(set(arenas), reverse=True) and times == sorted(set(times))
