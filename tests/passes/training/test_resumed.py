@@ -40,6 +40,11 @@ FORMS: dict[str, Settings] = {  # options of finetune
             "layers": [{"layer": "up", "loss": kind} for kind in ("mse", "cosine", "attention", "relation")],
         }
     },
+    "peers": {"distill": {"teacher": "peers", "peer_weights": "mean"}},
+    "peers, attention": {"distill": {"teacher": "peers", "peers": 3, "peer_weights": "attention"}},
+    "exits": {"distill": {"teacher": "exits", "exits": ["up"]}},
+    "adversarial": {"distill": {**OTHER, "layers": [{"layer": "down", "loss": "adversarial"}]}},
+    "learned pairs": {"distill": {**OTHER, "layers": ["up", "down"], "matching": "attention"}},
     "norms_and_biases": {"trains": "norms_and_biases"},
     "lora": {"trains": {"lora": {"rank": 2}}},
     "prompts": {"trains": {"prompts": {"count": 2}}},
@@ -171,6 +176,7 @@ def test_every_teacher_loss_form_and_schedule_has_a_line() -> None:
         *get_args(NamedTeacher),
         *get_args(FeatureKind),
         *get_args(distillation["outputs"].annotation),
+        *get_args(distillation["peer_weights"].annotation),
         *get_args(finetune["optimizer"].annotation),
         *get_args(SparsifyOptions.model_fields["schedule"].annotation),
     ]
