@@ -68,7 +68,8 @@ def main() -> int:
     torch.set_num_threads(1)
     chosen = {name: known[name] for name in options.names or known}
     trained = sorted({network for method in chosen.values() for network in method.trained})
-    subprocess.run([sys.executable, str(EXAMPLES / "train.py"), *trained], check=True)
+    if trained:
+        subprocess.run([sys.executable, str(EXAMPLES / "train.py"), *trained], check=True)
     rows = []
     for name, method in chosen.items():
         rows.append(row_of(name, method, options.on))
