@@ -10,6 +10,7 @@
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-architectures   small Hugging Face networks: lengths, stored weights, static int8, without transformers
 # make bench-methods      methods of the literature beside the baselines of their papers, on small networks
+# make bench-combinations  orders of pruning, distillation, quantization and sharing, and leaving one out
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-memory       planned arenas beside the least possible, with cycles on a Cortex-M4
 # make bench-memory-bounds    arenas beside the bound of any order of execution; what the order gains
@@ -30,7 +31,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained bench-recurrent \
-        bench-flash bench-memory bench-memory-bounds bench-methods bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
+        bench-flash bench-memory bench-memory-bounds bench-methods bench-combinations bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data bench-folder
 
 setup: .venv/.installed
@@ -124,6 +125,10 @@ bench-stream: setup build/.tools-all
 bench-methods: setup
 	$(PY) benchmarks/methods.py
 	$(PY) benchmarks/history.py record methods
+
+bench-combinations: setup
+	$(PY) benchmarks/combinations.py
+	$(PY) benchmarks/history.py record combinations
 
 bench-trained: setup build/.tools-all
 	$(PY) benchmarks/trained.py

@@ -29,6 +29,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "allocation": ("name",),
     "architectures": ("name",),
     "coded_weights": ("network", "weights", "coding"),
+    "combinations": ("network", "order"),
     "folder": ("name",),
     "hessian": ("name", "method", "classes"),
     "low_bits": ("layer", "bits"),
