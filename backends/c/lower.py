@@ -109,19 +109,25 @@ def lower(
     graph = renumber_flattened(join_stored_weights(edges.graph))
     graph = replace_rows_by_index(group_repeated_heads(graph))
 
-    def lower_one(form: _Form, *, fastest: bool) -> Lowered:
-        lowered = _lowered(replace(edges, graph=form.graph), options, target, states, fastest=fastest)
+    def lower_one(form: _Form, *, fastest: bool, limited: bool = True) -> Lowered:
+        within = target if limited else target.with_ram(None)
+        lowered = _lowered(replace(edges, graph=form.graph), options, within, states, fastest=fastest)
         return replace(lowered, notes=(*lowered.notes, *form.notes))
 
-    whole = _Form(graph)
-    lowered = lower_one(whole, fastest=fastest or target.ram is not None)
+    whole, is_coded = _Form(graph), options.weights == "huffman"
+    at_first = fastest or (target.ram is not None and not is_coded)  # or fewer weights would be coded
+    lowered = lower_one(whole, fastest=at_first)
     if fastest or target.ram is None or not (lowered.plan.missing_bytes or lowered.notes):
         return lowered
     parts = list(_in_parts(graph, target.ram))
-    best = min([lowered, *(lower_one(form, fastest=True) for form in parts)], key=_lack_or_time)
-    if not best.plan.missing_bytes:
+    found = [lowered, *(lower_one(form, fastest=at_first) for form in parts)]
+    if not is_coded and all(one.plan.missing_bytes for one in found):
+        found = [lower_one(form, fastest=False) for form in (whole, *parts[-1:])]
+    best = min(found, key=_lack_or_time)
+    if best is found[0]:
         return best
-    return min((lower_one(form, fastest=False) for form in (whole, *parts[-1:])), key=_lack_or_time)
+    note = _cost(best, lower_one(whole, fastest=True, limited=False))
+    return replace(best, notes=(*best.notes[:-1], f"{best.notes[-1]}: {note} in all"))
 
 
 @dataclass(frozen=True)
@@ -137,9 +143,7 @@ def _in_parts(graph: Graph, ram_bytes: int) -> Iterator[_Form]:
     for parts in _CHANNEL_PARTS:
         split, names = in_channel_parts(graph, parts, ram_bytes // 2)
         if names:
-            note = (
-                f"{', '.join(names)} in {parts} parts of the channels, one after the other, to fit the target"
-            )
+            note = f"{', '.join(names)} in {parts} parts of the channels, one after the other"
             yield _Form(split, (note,))
 
 
@@ -252,13 +256,19 @@ def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
     """The selection, with a note on its extra cost compared with the fastest kernels, which do not fit."""
     if taken is fastest:
         return taken
+    note = f"kernels of less {resource}: {_cost(taken, fastest, resource)}, to fit the target"
+    return replace(taken, notes=(*taken.notes, note))
+
+
+def _cost(taken: Lowered, fastest: Lowered, resource: str = "arena") -> str:
+    """What a selection saves and costs, compared with the fastest one."""
     needed = {"flash": _flash_bytes, "arena": _arena_bytes}[resource]
     more = taken.prediction.time - fastest.prediction.time
-    note = (
-        f"kernels of less {resource}: {needed(taken):,} B in place of {needed(fastest):,} B, for {more:,} more "
-        f"predicted {taken.prediction.unit} ({100 * more / max(fastest.prediction.time, 1):.1f} %), to fit the target"
+    share = 100 * abs(more) / max(fastest.prediction.time, 1)
+    return (
+        f"{needed(taken):,} B in place of {needed(fastest):,} B, for {abs(more):,} {'more' if more >= 0 else 'fewer'} "
+        f"predicted {taken.prediction.unit} ({share:.1f} %)"
     )
-    return replace(taken, notes=(*taken.notes, note))
 
 
 def _flash_bytes(lowered: Lowered) -> int:

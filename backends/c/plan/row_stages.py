@@ -101,7 +101,7 @@ def _named(program: Program, stage: Stage) -> str:
     """The layers of a stage, for a note."""
     steps = program.steps[stage.first : stage.stop]
     first, last = (step.source.module or step.results[0].value.name for step in (steps[0], steps[-1]))
-    return f"{len(steps)} layers, {first} to {last},"
+    return f"{len(steps)} layers ({first} to {last})"
 
 
 @dataclass(frozen=True)
