@@ -15,7 +15,7 @@ _FIRST_SEED = {"calibration": 100, "validation": 200, "evaluation": 300}
 
 
 @cache
-def drawn(part: str, seed: int, *, count: int = 16) -> Tensor:
+def drawn(part: str, seed: int, *, count: int = 32) -> Tensor:
     """Texts [count, 256] that the model writes itself, other ones for each part and seed."""
     sys.path.insert(0, str(LANGUAGE_MODEL))
     try:
