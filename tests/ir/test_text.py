@@ -148,7 +148,7 @@ ERRORS = [
     ("graph(%x: f32[2]) {\n  return y: $x", "2:13: unexpected character '$'"),
     ("graph(%x: i8[2]<scale=0, zero=0>) {", "1:11: a scale must be a finite number other than 0"),
     ("graph(%x: i8[2]<zero=0>) {", "1:24: a quantization needs a scale"),
-    ("graph() {\n  bits a: weights=3", "2:8: 3 storage bits; the choices are 2, 4, 8, 16, 32"),
+    ("graph() {\n  bits a: weights=3", "2:8: 3 storage bits; the choices are 1, 2, 4, 8, 16, 32"),
     ("graph() {\n  bits a: width=8", "2:8: "),
     ("graph() {\n  bits a: return", "2:8: a precision needs bits of weights, of activations, or of both"),
     ("graph(%x: i8[2]<scale=@3>) {", "1:23: there is no list @3"),

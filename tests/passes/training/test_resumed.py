@@ -58,6 +58,16 @@ TRAININGS: dict[str, tuple[Settings, ...]] = {  # passes; the last one is interr
         {"pass": "quantize", "weights": "int4"},
         {"pass": "finetune", **TRAINED},
     ),
+    "stochastic_precision": (
+        {"pass": "fuse"},
+        {"pass": "quantize", "weights": "binary"},
+        {
+            "pass": "finetune",
+            **TRAINED,
+            "distill": {"teacher": "stochastic_precision", "outputs": "cosine"},
+        },
+    ),
+    "codewords": ({"pass": "product_quantize"}, {"pass": "finetune", **TRAINED}),
     "stored": ({"pass": "weight_only", "weights": "int4"}, {"pass": "finetune", **TRAINED}),
     "stored, lora": (
         {"pass": "weight_only", "weights": "nf4"},
