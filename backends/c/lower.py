@@ -261,7 +261,7 @@ def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
 
 
 def _cost(taken: Lowered, fastest: Lowered, resource: str = "arena") -> str:
-    """What a selection saves and costs, compared with the fastest one."""
+    """Saved bytes and additional time of a selection, relative to the fastest one."""
     needed = {"flash": _flash_bytes, "arena": _arena_bytes}[resource]
     more = taken.prediction.time - fastest.prediction.time
     share = 100 * abs(more) / max(fastest.prediction.time, 1)

@@ -67,7 +67,7 @@ def load_methods() -> Mapping[str, Method]:
 
 
 def explain_method(name: str | None) -> str:
-    """What a method does, when it pays and the lines of a spec; without a name, all names.
+    """Effect of a method, conditions in which it pays, and lines of a spec; without a name, all names.
 
     UserError with the most similar names if it does not exist.
     """

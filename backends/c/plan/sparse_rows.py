@@ -1,7 +1,7 @@
 """Sparse weights in flash: two Huffman codes for each nonzero weight, of the zeros before it and of its value.
 
     row     zeros value, zeros value, ..., zeros to the end of the row, if there are any
-    zeros   0 to 254; 255 stands for 255 zeros without a value, and more follow
+    zeros   0 to 254 before a value; 255 are zeros without a value, and another code of zeros follows
 
 The two kinds of codes have tables of their own (Han et al., Deep Compression, ICLR 2016). The kernel of
 `portable/sparse_linear` multiplies with the codes as it reads them: no memory holds decoded weights.
