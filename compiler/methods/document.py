@@ -14,8 +14,10 @@ _PAGE = """\
 Made by `python -m fxpress.compiler.methods benchmarks/results/methods.json > docs/methods.md`; a test compares it with
 the code.
 
-Methods of the literature, each measured on a small network against the baseline that its paper compares with, over
-three seeds. `make bench-methods` measures all of them; `.venv/bin/python benchmarks/methods.py NAME` one. *Reproduced*
+Methods of the literature, each on a small network with the baseline that its paper compares with, over three seeds;
+rows without figures are not measured yet.
+
+`make bench-methods` measures all of them; `.venv/bin/python benchmarks/methods.py NAME` one. *Reproduced*
 means: the difference has the direction of the paper, and is greater than the spread (the sum of both standard
 deviations over the seeds) and than the margin, if the method has one. Recipes were chosen on validation data.
 `fxpress explain method NAME` prints an entry.
