@@ -35,8 +35,9 @@ CODES: Mapping[str, ErrorCode] = {
     "C707": ErrorCode(
         "the arena is larger than the RAM of the target, or its blocks do not fit the regions of RAM",
         "Reduce the input or the widest layers, for example with `prune`, quantize float layers, or raise "
-        "`target.ram` or the sizes in `target.regions`. The message has the largest block and the need of each "
-        "region; a block is completely in one region.",
+        "`target.ram` or the sizes in `target.regions`. The message has the need of each region in the "
+        "smallest plan that the search has found, and the largest block; a block is completely in one region. For less "
+        "memory layers are computed by rows, and large convolutions in parts of their channels before a smaller map.",
     ),
     "C708": ErrorCode(
         "code and constants are larger than the flash of the target",

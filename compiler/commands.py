@@ -66,7 +66,7 @@ def plan(options: argparse.Namespace) -> None:
             points = compiled.report.pareto
             if not points:
                 session = streamed_session(compiled.session, compiled.stages)
-                points = ram_points(session, compiled.graph, compiled.c, "--pareto")
+                points = ram_points(session, compiled.graph, compiled.c, "--pareto", progress)
             print(text_table(ram_columns(points), ram_rows(points)))
             return
     print(plan_text(compiled.report, why=options.why))

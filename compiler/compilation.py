@@ -197,7 +197,7 @@ def compile_model(
     artifacts = emit_backends(streamed, graph)
     c, points = session.spec.outputs.c, tuple[RamPoint, ...]()
     if c is not None and c.pareto is not None:
-        points = ram_points(streamed, graph, artifacts.c, "outputs.c.pareto")
+        points = ram_points(streamed, graph, artifacts.c, "outputs.c.pareto", progress)
     report = make_report(session, stages, artifacts, findings, points)
     files = artifacts.files | {
         **{

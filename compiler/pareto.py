@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from ..backends.c import CArtifact, pareto
 from ..ir import Graph
+from ..passes.progress_callback import Progress, silent
 from .emission import c_options
 from .errors import Problem, UserError
 from .report import RamPoint
 from .session import Session
 
 
-def ram_points(session: Session, graph: Graph, c: CArtifact | None, place: str) -> tuple[RamPoint, ...]:
+def ram_points(
+    session: Session, graph: Graph, c: CArtifact | None, place: str, progress: Progress = silent
+) -> tuple[RamPoint, ...]:
     """The plans in less and less RAM, the fastest first; `session` is that of the outputs.
 
     UserError about `place`, an option, for a spec without C, or for a computer, whose kernels have no predicted time.
@@ -29,5 +32,5 @@ def ram_points(session: Session, graph: Graph, c: CArtifact | None, place: str) 
             flash_bytes=one.prediction.flash_bytes,
             rows=tuple((stage.first, stage.stop - 1) for stage in one.program.stages),
         )
-        for one in pareto(graph, options, session.target, states=session.spec.model.state)
+        for one in pareto(graph, options, session.target, states=session.spec.model.state, progress=progress)
     )

@@ -197,7 +197,10 @@ def _memory_problem(plan: MemoryPlan, target: Target) -> Problem:
     hint = f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise "
     place = f"target {target.name}"
     if target.regions is None:
-        message = f"the arena needs {plan.arena_bytes:,} bytes, the target has {target.ram:,}"
+        message = (
+            f"the arena needs {plan.arena_bytes:,} bytes in the smallest plan that was found, "
+            f"the target has {target.ram:,}"
+        )
         return Problem("C707", place, message, f"{hint}ram")
     needs = [f"{used.name} needs {used.bytes:,} bytes of {used.region.bytes:,}" for used in plan.regions]
     return Problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -38,6 +38,11 @@ _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4
 _MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
 _CHANNEL_PARTS = (2, 4, 8, 16)
 _PARETO_POINTS = 32
+_LISTED = 4
+
+
+def _no_progress(label: str, done: int, total: int) -> None:
+    """No report of progress."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def _in_parts(graph: Graph, ram_bytes: int) -> Iterator[_Form]:
     for parts in _CHANNEL_PARTS:
         split, names = in_channel_parts(graph, parts, ram_bytes // 2)
         if names:
-            note = f"{', '.join(names)} in {parts} parts of the channels, one after the other"
+            note = f"{_some(names)} in {parts} parts of the channels, one after the other"
             yield _Form(split, (note,))
 
 
@@ -158,15 +163,44 @@ def _lowered(
     if options.weights != "huffman":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
-    lowered = choose(coded)
+    all_coded = lowered = choose(coded)
     while target.ram is not None and (crowded := _crowded(lowered, target.ram)):
         coded -= crowded
         lowered = choose(coded)
-    return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
+    dropped = _coded_layers(all_coded) - _coded_layers(lowered)
+    notes: list[str] = []
+    if dropped:
+        notes.append(f"no RAM to decode the weights of {_some(sorted(dropped))}: they are not coded")
+    if lowered.program.saved_bytes <= 0:
+        if _coded_layers(lowered):
+            notes.append("no weights are coded: the decoder is larger than its savings")
+        lowered = choose(frozenset())
+    return replace(lowered, notes=(*lowered.notes, *notes))
+
+
+def _coded_layers(lowered: Lowered) -> set[str]:
+    """Names of the layers with coded weights."""
+    coded = [step for step in lowered.program.steps if step.offer.coded or step.offer.replaced_bytes]
+    return {step.source.module or step.results[0].value.name for step in coded}
+
+
+def _some(names: Collection[str]) -> str:
+    """The first of the names, and how many more there are."""
+    listed = list(names)
+    return (
+        ", ".join(listed)
+        if len(listed) <= _LISTED
+        else f"{', '.join(listed[:_LISTED])} and {len(listed) - _LISTED} more"
+    )
 
 
 def pareto(
-    graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
+    graph: Graph,
+    options: COutput,
+    target: Target,
+    *,
+    states: Mapping[str, str] = _NO_STATES,
+    progress: Callable[[str, int, int], None] = _no_progress,
 ) -> tuple[Lowered, ...]:
     """The graph with decreasing RAM, each time with the least time that is found; the first is the fastest.
 
@@ -175,12 +209,13 @@ def pareto(
     kept = states if options.states == "in_place" else _NO_STATES
     options = in_place(options, kept)
     found = [lower(graph, options, target.with_total_ram(None), states=kept)]
-    while len(found) < _PARETO_POINTS:
+    for tried in range(1, _PARETO_POINTS):
+        progress("plans in less RAM", tried, _PARETO_POINTS)
         least = found[-1].plan.arena_bytes
         smaller = lower(graph, options, target.with_total_ram(least - 1), states=kept)
         if smaller.plan.arena_bytes >= least or smaller.plan.missing_bytes:
             break
-        while len(found) > 1 and found[-1].prediction.time >= smaller.prediction.time:
+        while found and found[-1].prediction.time >= smaller.prediction.time:
             found.pop()  # the search for a limit is not exact: a lower one can find less time
         found.append(smaller)
     return tuple(found)

@@ -1,24 +1,26 @@
-"""Convolutions before a smaller map or a mean, computed in parts of their channels.
+"""Convolutions before smaller maps or means, computed in parts of their channels.
 
     pool(conv(x, W)) = [pool(conv(x, W_1)), pool(conv(x, W_2)), ...],    W = [W_1; W_2; ...]
 
-Functions, pooling and means compute each channel by itself, so that only one part of the large map is in memory at a
-time; every weight is read once, and nothing is computed twice. The map before the mean over all positions is the
-largest of many image networks once their first layers compute some rows at a time.
+Functions, sums, pooling, means and depthwise convolutions compute each channel by itself, so that only one part of the
+large maps is in memory at a time; every weight is read once, and nothing is computed twice. The map before the mean
+over all positions is the largest of many image networks once their first layers compute some rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ....ir import Builder, Graph, Node, Op, Value, rewrite
 from ....ir.ops.activation import Elementwise
+from ....ir.ops.binary import Binary
 from ....ir.ops.conv import Conv
 from ....ir.ops.pool import Averaging, MaxPool
+from ....ir.ops.prelu import Prelu
 from ....ir.ops.reduce import Reduction
 from ....ir.ops.shape import Reshape
 from ....ir.ops.slicing import Concat
@@ -26,116 +28,215 @@ from ....ir.ops.slicing import Concat
 _TOGETHER = 4
 """Output channels that kernels compute at a time: parts have a multiple of them."""
 _SMALLER = 2
-"""The map must become smaller by this factor."""
+"""All that is read afterwards is smaller than the largest map by this factor."""
+_CHANNELS = 1
+"""Axis of the channels of activations."""
 
-
-@dataclass(frozen=True)
-class _Chain:
-    """A convolution, and the nodes after it up to the first with the smallest result."""
-
-    conv: Node
-    following: tuple[Node, ...]
+_Nodes = Mapping[str, Node]
+"""Nodes with one result, by its name."""
 
 
 def in_channel_parts(graph: Graph, parts: int, least_bytes: int) -> tuple[Graph, tuple[str, ...]]:
     """The graph with convolutions of results of at least `least_bytes` in parts, and the names of these layers."""
-    found = [
-        chain
-        for node in graph.nodes
-        if node.op.name == "conv" and node.output.type.storage_bytes >= least_bytes
-        if (chain := _chain(graph, node, parts)) is not None
-    ]
-    last = {chain.following[-1].output.name: chain for chain in found}
-    operands_of: dict[str, tuple[Value | None, ...]] = {chain.conv.output.name: () for chain in found}
+    names: list[str] = []
+    taken: set[str] = set()
+    for conv in graph.nodes:
+        is_large = conv.op.name == "conv" and conv.output.type.storage_bytes >= least_bytes
+        if not is_large or conv.output.name in taken:
+            continue
+        nodes = _computed_together(graph, conv, parts)
+        if nodes is None or nodes.keys() & taken:
+            continue
+        taken |= nodes.keys()
+        names += [name for node in nodes.values() if (name := _layer(node))]
+        graph = _split(graph, nodes, parts)
+    return graph, tuple(dict.fromkeys(names))
 
-    def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-        name = node.output.name
-        if name in operands_of:
-            operands_of[name] = operands
-        if name not in last:
+
+def _layer(node: Node) -> str:
+    """The name of a convolution; empty for other nodes."""
+    return (node.source.module or node.output.name) if node.op.name == "conv" else ""
+
+
+def _computed_together(graph: Graph, conv: Node, parts: int) -> _Nodes | None:
+    """The nodes that compute parts of their channels with those of a convolution, in order; None if nothing becomes
+    smaller.
+
+    Each reads channels of the others, and may be a convolution of a whole map that needs none of them.
+    """
+    channels = conv.output.type.shape[_CHANNELS]
+    found = _closed(graph, conv, {}, channels)
+    if found is None or _needs_itself(graph, found) or channels < _TOGETHER * parts:
+        return None
+    left = list(found)
+    while left:
+        for reader in graph.users.get(left.pop(0), ()):
+            more = _closed(graph, reader, found, channels)
+            if more is not None and not _needs_itself(graph, {**found, **more}):
+                left += [name for name in more if name not in found]
+                found |= more
+    found = _without_useless(graph, found)
+    largest = max((node.output.type.storage_bytes for node in found.values()), default=0)
+    if conv.output.name not in found or _SMALLER * _bytes(_read_outside(graph, found)) > largest:
+        return None
+    return {node.output.name: node for node in graph.nodes if node.outputs[0].name in found}
+
+
+def _closed(graph: Graph, node: Node, found: _Nodes, channels: int) -> dict[str, Node] | None:
+    """A node and all that it needs to compute channels of its result, beside `found`; None if that is impossible."""
+    if not _computes_channels(graph, node, channels):
+        return None
+    needed = {node.output.name: node}
+    for value in _read_in_parts(graph, node):
+        if value.name in found or value.name in needed:
+            continue
+        producer = graph.producers.get(value.name)
+        more = None if producer is None else _closed(graph, producer, {**found, **needed}, channels)
+        if more is None:
             return None
-        chain = last[name]
-        return (_joined(graph, builder, chain, operands_of[chain.conv.output.name], parts),)
-
-    names = tuple(chain.conv.source.module or chain.conv.output.name for chain in found)
-    return (rewrite(graph, visit) if found else graph), names
+        needed = more | needed
+    return needed
 
 
-def _chain(graph: Graph, conv: Node, parts: int) -> _Chain | None:
-    """The chain that begins with a convolution; None if it cannot run in parts, or nothing becomes smaller."""
-    constants = [conv.operand("weight"), conv.op.optional(conv.inputs, "bias")]
-    shape = conv.output.type.shape
-    is_plain = isinstance(conv.op, Conv) and conv.op.groups == 1 and shape[0] == 1
-    is_cut = all(value is None or _is_cut_by_channel(graph, value) for value in constants)
-    if not is_plain or not is_cut or conv.op.optional(conv.inputs, "residual") is not None:
-        return None
-    outputs = {value.name for value in graph.outputs}
-    following: list[Node] = []
-    value = conv.output
-    while value.name not in outputs and len(readers := graph.users[value.name]) == 1:
-        if not _computes_each_channel(readers[0]):
-            break
-        following.append(readers[0])
-        value = readers[0].output
-    sizes = [node.output.type.storage_bytes for node in following]
-    least = min(sizes, default=conv.output.type.storage_bytes)
-    if _SMALLER * least > conv.output.type.storage_bytes or shape[1] < _TOGETHER * parts:
-        return None
-    return _Chain(conv, tuple(following[: sizes.index(least) + 1]))
-
-
-def _computes_each_channel(node: Node) -> bool:
-    """True if each channel [1, c, ...] of the result is computed from this channel of the only operand."""
-    if (
-        not isinstance(node.op, Elementwise | MaxPool | Averaging | Reduction | Reshape)
-        or len(node.operands) != 1
+def _computes_channels(graph: Graph, node: Node, channels: int) -> bool:
+    """True if some channels of the result [1, c, ...] are computed from these channels of what is read in parts."""
+    op, shape = node.op, node.outputs[0].type.shape
+    if len(node.outputs) > 1 or len(shape) < 2 or shape[:2] != (1, channels):
+        return False
+    read = _read_in_parts(graph, node)
+    constants = [value for value in node.operands if graph.is_constant(value)]
+    if any(value.type.shape[:2] != shape[:2] for value in read) or not all(
+        _is_cut_by_channel(node, value) for value in constants
     ):
         return False
-    before, after = node.operand("x").type, node.output.type
-    if before.shape[:2] != after.shape[:2]:
-        return False
-    return not isinstance(node.op, Reduction) or min(node.op.reduced(before)) > 1
+    if isinstance(op, Conv):
+        return op.groups in (1, channels) and graph.is_constant(node.operand("weight"))
+    if isinstance(op, Reduction):
+        return min(op.reduced(read[0].type)) > _CHANNELS
+    if isinstance(op, Binary):  # of equal rank, so that channels meet channels
+        return bool(read) and all(len(value.type.shape) == len(shape) for value in read)
+    return isinstance(op, Elementwise | Prelu | MaxPool | Averaging | Reshape)
 
 
-def _is_cut_by_channel(graph: Graph, value: Value) -> bool:
-    """True for a constant of which some output channels have an encoding."""
-    encoding = value.type.quantization
-    if not graph.is_constant(value):
-        return False
-    return encoding is None or (encoding.axis in (None, 0) and encoding.group_size is None)
+def _read_whole(node: Node) -> Value | None:
+    """The map of which a convolution needs all channels."""
+    return node.operand("x") if isinstance(node.op, Conv) and node.op.groups == 1 else None
 
 
-def _joined(
-    graph: Graph, builder: Builder, chain: _Chain, operands: Sequence[Value | None], parts: int
-) -> Value:
-    """The results of all parts, one after the other."""
-    conv, last = chain.conv, chain.following[-1]
-    channels = conv.output.type.shape[1]
+def _read_in_parts(graph: Graph, node: Node) -> list[Value]:
+    """The activations of which it needs the channels that it computes."""
+    first = 0 if _read_whole(node) is None else node.op.position("x") + 1
+    return [value for value in node.inputs[first:] if value is not None and not graph.is_constant(value)]
+
+
+def _channel_axis(node: Node, constant: Value) -> int | None:
+    """The axis of a constant with the channels of the result; None if all channels read the same elements."""
+    shape = constant.type.shape
+    axis = len(shape) - len(node.outputs[0].type.shape) + _CHANNELS if isinstance(node.op, Binary) else 0
+    return axis if axis >= 0 and shape and shape[axis] > 1 else None
+
+
+def _is_cut_by_channel(node: Node, constant: Value) -> bool:
+    """True for a constant of which the elements of some channels have an encoding."""
+    encoding, axis = constant.type.quantization, _channel_axis(node, constant)
+    is_whole = encoding is None or encoding.axis is None or axis is None
+    return is_whole or (encoding is not None and encoding.axis == axis == 0 and encoding.group_size is None)
+
+
+def _needs_itself(graph: Graph, found: _Nodes) -> bool:
+    """True if a convolution of a whole map needs the result of one of the nodes."""
+    outside = [value for node in found.values() for value in node.operands if value.name not in found]
+    left = [*outside, *(value for node in found.values() if (value := _read_whole(node)) is not None)]
+    seen: set[str] = set()
+    while left:
+        value = left.pop()
+        if value.name in found:
+            return True
+        producer = graph.producers.get(value.name)
+        if value.name not in seen and producer is not None:
+            left += producer.operands
+        seen.add(value.name)
+    return False
+
+
+def _without_useless(graph: Graph, found: dict[str, Node]) -> dict[str, Node]:
+    """Without the last nodes that make nothing smaller."""
+    while True:
+        read = {value.name for node in found.values() for value in node.operands}
+        needed = _bytes(_read_outside(graph, found))
+        for name in [name for name in found if name not in read]:
+            others = {other: node for other, node in found.items() if other != name}
+            if _bytes(_read_outside(graph, others)) <= needed:
+                found = others
+                break
+        else:
+            return found
+
+
+def _read_outside(graph: Graph, found: _Nodes) -> Iterator[Value]:
+    """Results of the nodes that others read, or the caller."""
+    outputs = {value.name for value in graph.outputs}
+    for name, node in found.items():
+        readers = graph.users.get(name, ())
+        if name in outputs or any(reader.outputs[0].name not in found for reader in readers):
+            yield node.output
+
+
+def _bytes(values: Iterable[Value]) -> int:
+    return sum(value.type.storage_bytes for value in values)
+
+
+def _split(graph: Graph, nodes: _Nodes, parts: int) -> Graph:
+    """The graph with the nodes in parts: all nodes of a part before those of the next."""
+    channels = next(iter(nodes.values())).output.type.shape[_CHANNELS]
     size = -(-channels // (parts * _TOGETHER)) * _TOGETHER
-    results: list[Value] = []
-    for chosen in torch.arange(channels).split(size):
-        constants = (conv.operand("weight"), conv.op.optional(conv.inputs, "bias"))
-        cut = [None if value is None else _part(graph, builder, value, chosen) for value in constants]
-        part = _appended(builder, conv, conv.op, [conv.op.operand(operands, "x"), *cut], len(chosen))
-        for node in chain.following:
-            op = node.op
-            if isinstance(op, Reshape):
-                op = replace(op, shape=(op.shape[0], len(chosen), *op.shape[2:]))
-            part = _appended(builder, node, op, [part], len(chosen))
-        results.append(part)
-    name, type = last.output.name, last.output.type
-    return builder.append(Concat(1), results, (type,), names=(name,), source=last.source)[0]
+    chosen = torch.arange(channels).split(size)
+    in_parts: dict[str, list[Value]] = {}
+
+    def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
+        name = node.outputs[0].name
+        if name not in nodes:
+            return None
+        in_parts[name], read_in_parts = [], _read_in_parts(graph, node)
+        for number, some in enumerate(chosen):
+            read = [
+                _cut(graph, builder, node, value, some)
+                if graph.is_constant(value)
+                else (in_parts[value.name][number] if value in read_in_parts else new)
+                for value, new in zip(node.inputs, operands, strict=True)
+            ]
+            type = node.output.type.with_shape((1, len(some), *node.output.type.shape[2:]))
+            names = (f"{name}_part_{number + 1}_of_{len(chosen)}",)
+            op = _part_of(node.op, len(some))
+            in_parts[name] += builder.append(op, read, (type,), names=names, source=node.source)
+        return builder.append(
+            Concat(_CHANNELS), in_parts[name], (node.output.type,), names=(name,), source=node.source
+        )[0]
+
+    split = rewrite(graph, visit)
+    part_of = {value.name: number for values in in_parts.values() for number, value in enumerate(values)}
+    order: list[list[Node]] = [[] for _ in range(len(chosen) + 2)]
+    later: set[str] = set()
+    for node in split.nodes:
+        number = part_of.get(node.outputs[0].name)
+        is_later = number is None and any(v.name in later or v.name in part_of for v in node.operands)
+        later |= {value.name for value in node.outputs} if is_later else set()
+        order[-1 if is_later else 0 if number is None else number + 1].append(node)
+    return replace(split, nodes=tuple(node for group in order for node in group))
 
 
-def _appended(builder: Builder, node: Node, op: Op, operands: Sequence[Value | None], channels: int) -> Value:
-    type = node.output.type
-    result = type.with_shape((type.shape[0], channels, *type.shape[2:]))
-    return builder.append(op, operands, (result,), source=node.source)[0]
+def _part_of(op: Op, channels: int) -> Op:
+    """The operator on some channels."""
+    if isinstance(op, Reshape):
+        return replace(op, shape=(1, channels, *op.shape[2:]))
+    return replace(op, groups=channels) if isinstance(op, Conv) and op.groups > 1 else op
 
 
-def _part(graph: Graph, builder: Builder, value: Value, channels: Tensor) -> Value:
-    """Rows of a constant; its encoding is that of these channels."""
-    encoding = value.type.quantization
-    tensor = graph.tensor(value).index_select(0, channels)
-    own = None if encoding is None else encoding.of_channels(channels)
-    return builder.constant(value.name, tensor, quantization=own)
+def _cut(graph: Graph, builder: Builder, node: Node, value: Value | None, channels: Tensor) -> Value:
+    """Elements of a constant for some channels; its encoding is that of these channels."""
+    assert value is not None
+    encoding, axis = value.type.quantization, _channel_axis(node, value)
+    if axis is None:
+        return value
+    own = encoding if encoding is None or encoding.axis is None else encoding.of_channels(channels)
+    return builder.constant(value.name, graph.tensor(value).index_select(axis, channels), quantization=own)

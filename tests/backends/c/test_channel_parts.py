@@ -84,14 +84,73 @@ def test_parts_compute_the_same(options, shape, reduction):
             )
 
 
-def test_other_readers_small_results_and_few_channels_are_left_alone():
-    class TwoReaders(Head):
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.head(self.stem(x))
-            return self.last(x.mean((2, 3))) + x.amax((2, 3))[:, :5]
+class Body(nn.Module):
+    """What follows a stem, up to numbers of each channel."""
 
-    graph, _ = compiled(TwoReaders(2, 16), (3, 6, 6))
+    def __init__(self, form: str, channels: int = 18) -> None:
+        super().__init__()
+        self.form = form
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.head, self.other = nn.Conv2d(8, channels, 1), nn.Conv2d(8, channels, 3, padding=1, bias=False)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.prelu, self.last = nn.PReLU(channels), nn.Linear(channels, 5)
+        self.squeeze, self.scale = (
+            nn.Conv2d(channels, channels, 1),
+            nn.Parameter(torch.rand(channels, 1, 1) + 0.5),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.last(BODIES[self.form](self, torch.relu(self.stem(x))).flatten(1))
+        return scores
+
+
+def squeezed(body: Body, x: Tensor) -> Tensor:
+    y = body.head(x)
+    return (y * torch.sigmoid(body.squeeze(y.mean((2, 3), keepdim=True)))).mean((2, 3))
+
+
+BODIES: dict[str, Callable[[Body, Tensor], Tensor]] = {
+    "depthwise": lambda body, x: torch.relu(body.depthwise(torch.relu(body.head(x)))).mean((2, 3)),
+    "prelu": lambda body, x: body.prelu(body.depthwise(body.head(x))).amax((2, 3)),
+    "two readers": lambda body, x: (y := body.head(x)).mean((2, 3)) + y.amax((2, 3)),
+    "sum of two": lambda body, x: torch.relu(body.head(x) + body.other(x)).mean((2, 3)),
+    "gate": lambda body, x: (torch.sigmoid(body.head(x)) * body.other(x)).mean((2, 3)),
+    "twice": lambda body, x: ((y := body.head(x)) * torch.sigmoid(y)).mean((2, 3)),
+    "constant": lambda body, x: torch.relu(body.head(x) * body.scale).mean((2, 3)),
+    "pooled": lambda body, x: functional.max_pool2d(body.head(x), 3).mean((2, 3)),
+}
+WHOLE: dict[str, Callable[[Body, Tensor], Tensor]] = {
+    "squeeze and excite": squeezed,
+    "convolution of itself": lambda body, x: ((y := body.head(x)) + body.squeeze(y)).mean((2, 3)),
+    "shuffled": lambda body, x: body.head(x).view(1, 2, 9, 36).transpose(1, 2).reshape(1, 18, 36).mean(2),
+    "large result": lambda body, x: body.head(x)[:, :, :5, :5],
+}
+
+
+@pytest.mark.parametrize("options", FORMS, ids=str)
+@pytest.mark.parametrize("form", BODIES)
+def test_all_that_computes_each_channel_runs_in_parts(form, options):
+    graph, samples = compiled(Body(form), (3, 6, 6), **options)
+    is_float = options == FORMS[0]
+    split, names = in_channel_parts(graph, 4, 0)
+    assert "head" in names
+    largest = max(node.output.type.storage_bytes for node in graph.nodes if node.op.name == "conv")
+    assert max(node.output.type.storage_bytes for node in split.nodes if node.op.name == "conv") < largest
+    for sample in samples:
+        (wanted,), (found,) = ((run if is_float else run_integer)(one, sample) for one in (graph, split))
+        torch.testing.assert_close(found, wanted, rtol=1e-5 if is_float else 0, atol=1e-5 if is_float else 0)
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_what_needs_all_channels_is_left_whole(form, monkeypatch):
+    monkeypatch.setitem(BODIES, form, WHOLE[form])
+    model = Body(form)
+    model.last = nn.Identity()
+    graph, _ = compiled(model, (3, 6, 6))
     assert in_channel_parts(graph, 2, 0) == (graph, ())
+
+
+def test_small_results_and_few_channels_are_left_alone():
     graph, _ = compiled(Head(2, 16), (3, 6, 6))
     assert in_channel_parts(graph, 2, 0)[1] == ("head",)
     assert in_channel_parts(graph, 8, 0) == (graph, ())
@@ -110,6 +169,16 @@ def test_a_large_result_before_a_mean_runs_in_parts_where_ram_is_short(
     assert artifact.prediction.time < 1.1 * whole.prediction.time
     assert any(note.startswith("head in 4 parts of the channels") for note in artifact.lowered.notes)
     assert not check(graph, COutput(), target)
+
+
+@needs_arm
+@pytest.mark.parametrize("form", ["depthwise", "sum of two", "two readers"])
+def test_parts_in_c(form, cortex_m4, assert_equal_to_interpreter):
+    graph, _ = compiled(Body(form, 96), (3, 12, 12))
+    whole = emit(graph, COutput(), cortex_m4.with_ram(None)).plan.arena_bytes
+    artifact = assert_equal_to_interpreter(graph, target=cortex_m4.with_ram(9_000))
+    assert any("parts of the channels" in note for note in artifact.lowered.notes)
+    assert artifact.plan.arena_bytes <= 9_000 < whole / 1.5
 
 
 def test_a_front_has_less_memory_for_more_time(cortex_m4):

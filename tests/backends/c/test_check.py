@@ -88,7 +88,9 @@ def test_an_arena_or_flash_beyond_the_target_is_refused_with_both_figures(host):
     }""")
     small = host.model_copy(update={"ram": 1024, "flash": 4096})
     messages = [p.message for p in check(graph, COutput(name="net"), small)]
-    assert messages[0] == "the arena needs 2,048 bytes, the target has 1,024"
+    assert (
+        messages[0] == "the arena needs 2,048 bytes in the smallest plan that was found, the target has 1,024"
+    )
     assert messages[1].startswith("code and constants need about 13")
 
 

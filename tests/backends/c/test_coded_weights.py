@@ -231,6 +231,7 @@ def test_a_layer_without_room_to_decode_keeps_its_weights(cortex_m4: Target) -> 
     tight = cortex_m4.model_copy(update={"ram": 39_000})  # less than that layer decoded with any kernel
     found = emit(graph, CODED, tight)
     assert [len(s.offer.coded) for s in found.program.steps] == [0, 1, 1]
+    assert "no RAM to decode the weights of a: they are not coded" in found.lowered.notes
     assert found.plan.arena_bytes <= tight.ram
     assert predict(graph, cortex_m4).flash_bytes > found.prediction.flash_bytes > roomy.flash_bytes
     tiny = cortex_m4.model_copy(update={"ram": 512})
