@@ -2,7 +2,7 @@
 # make test, test-full    set-up, then the tests; test-full also runs those that take minutes
 # make faults             300 damaged output directories and 300 faulty invocations, with the table
 # make lint               ruff and mypy
-# make wheel-test         the tests on the installed wheel and sdist
+# make wheel-test         every fourth test on the installed wheel and sdist; all of them: make wheel-test EVERY=1
 # make bench-mcu, bench-torch, bench-llm, bench-low-bits, bench-coded-weights, bench-stream    tables, and benchmarks/results/*.json
 # make bench-folder       peak memory and time of a model of 1.1 billion weights, from a folder to a folder
 # make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
@@ -26,6 +26,7 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 PACKAGES := specs ir passes backends compiler
 JOBS ?= 2
+EVERY ?= 4
 
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -84,7 +85,9 @@ wheel-test: setup build/.tools-all
 	$(PY) -m build --no-isolation --outdir build/dist .
 	$(PY) -m pip install --quiet --no-deps --target build/installed build/dist/*.whl
 	PYTHONPATH=$(CURDIR)/build/installed FXPRESS_INSTALLED=$(CURDIR)/build/installed \
-	    $(PYTEST) -q -n $(JOBS) -m 'not slow' tests/project tests/specs tests/compiler tests/examples
+	    $(PYTEST) -q -n $(JOBS) -m 'not slow' tests/project
+	PYTHONPATH=$(CURDIR)/build/installed FXPRESS_INSTALLED=$(CURDIR)/build/installed \
+	    $(PYTEST) -q -n $(JOBS) -m 'not slow' --every $(EVERY) tests/specs tests/compiler tests/examples
 
 bench-mcu: setup build/.tools-all
 	$(PY) benchmarks/mcu.py

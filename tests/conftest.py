@@ -1,4 +1,7 @@
-"""Profiles of the property tests: `pytest --hypothesis-profile=long` looks longer, and elsewhere each time."""
+"""Profiles of the property tests: `pytest --hypothesis-profile=long` looks longer, and elsewhere each time.
+
+`pytest --every 4` runs every fourth test.
+"""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--everyday-table", action="store_true", help="print every everyday call with its errors in C"
     )
+
+    parser.addoption("--every", type=int, default=1, metavar="N", help="run every Nth test only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    every = config.getoption("--every")
+    if every > 1:
+        config.hook.pytest_deselected(items=[item for i, item in enumerate(items) if i % every])
+        items[:] = items[::every]
 
 
 def pytest_configure(config: pytest.Config) -> None:
