@@ -10,7 +10,8 @@
 
 The share of zeros rises as `share * (1 - (1 - t)^3)` with t from 0 to 1 within the first half of the training (Zhu and
 Gupta, 2017). Validation and export use the final share. With a pattern N:M the mask keeps the N largest of every M
-consecutive weights along the input channels from the first step on (Zhou et al., SR-STE, ICLR 2021).
+consecutive weights along the input channels from the first step on (Zhou et al., SR-STE, ICLR 2021). Masks of
+blocks compare the sums of their magnitudes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 from ...ir import Graph, run
 from ...ir.interpret import Observer
 from ..training.trainable import FloatTrainable
-from .criteria import mask_pattern, mask_smallest, mask_smallest_of_all
+from .criteria import block_scores, mask_blocks, mask_pattern, mask_smallest, mask_smallest_of_all
 
 _RISES = 0.5  # share of the training in which the share of zeros rises
 _NEAR, _SLOPE = 0.4, 0.4  # where the derivative of the step ends to fall, and its value from there to 1
@@ -43,6 +44,7 @@ class SparseTrainable:
     share: float  # of zeros
     scope: Literal["layer", "global"] = "global"
     kept_of: tuple[int, int] | None = None
+    block: int = 1
     progress: float = 1.0  # share of the training that is done
 
     def start(self) -> dict[str, Tensor]:
@@ -91,9 +93,12 @@ class SparseTrainable:
     def _masks(self, weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
         if self.kept_of is not None:
             return {name: mask_pattern(weight, *self.kept_of) for name, weight in weights.items()}
+        scores = {name: block_scores(weight, self.block) for name, weight in weights.items()}
         if self.scope == "layer":
-            return {name: mask_smallest(weight, share) for name, weight in weights.items()}
-        return mask_smallest_of_all(weights, share)
+            masks = {name: mask_smallest(score, share) for name, score in scores.items()}
+        else:
+            masks = mask_smallest_of_all(scores, share)
+        return {name: mask_blocks(mask, self.block, weights[name].shape[1]) for name, mask in masks.items()}
 
 
 def _thresholds(weights: Mapping[str, Tensor], logs: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

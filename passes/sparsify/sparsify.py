@@ -1,8 +1,8 @@
 """The pass `sparsify`: sets single weights to zero; later training keeps the zeros.
 
-Zeros are the smallest weights of a layer or of all layers (Han et al., 2015), or all but N of M consecutive weights
-along the input channels (2:4, Mishra et al., 2021); by magnitude, or for the outputs of linear layers (`criteria.py`).
-In several steps the sparsity s increases as
+Zeros are the smallest weights of a layer or of all layers (Han et al., 2015), the smallest blocks of consecutive
+weights along the input channels, or all but N of M consecutive weights (2:4, Mishra et al., 2021); by magnitude, or for
+the loss, or for the outputs of linear layers (`criteria.py`). In several steps the sparsity s increases as
 
     s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, Node, Value, element_bytes
+from ...ir.ops.conv import ConvTranspose
 from ...specs.options import SparsifyOptions
 from ..base import Context, PassResult, register
 from ..calibration.input_statistics import InputStatistics, collect_inputs
@@ -29,6 +30,8 @@ from ..training import OptimizerState, Trained, train
 from ..training.trainable import FloatTrainable, trainable_constants
 from ..weighted_layers import constants_read, is_layer
 from .criteria import (
+    block_scores,
+    mask_blocks,
     mask_pattern,
     mask_smallest,
     mask_smallest_of_all,
@@ -88,7 +91,7 @@ def _trained_sparse(graph: Graph, options: SparsifyOptions, weights: Weights, co
     """The graph trained with zeros that change in each step."""
     assert options.finetune is not None and options.schedule != "cubic"
     names = tuple(value.name for value in trainable_constants(graph, options.finetune, context))
-    sparse = tuple(name for name, (_, value) in weights.items() if name in names and _fits(value, options))
+    sparse = tuple(name for name, read in weights.items() if name in names and not _misfit(*read, options))
     if not sparse:
         raise PassError("there are no float weights to sparsify")
     form = SparseTrainable(
@@ -98,6 +101,7 @@ def _trained_sparse(graph: Graph, options: SparsifyOptions, weights: Weights, co
         options.sparsity or 0.0,
         options.scope or "global",
         options.kept_of,
+        options.block,
     )
     asked = options.model_dump_json(exclude={"finetune"})
     return train(graph, options.finetune, context, trainable=form, at=form.at, identity=asked)
@@ -128,9 +132,16 @@ def _float_weight(node: Node) -> tuple[Value, ...]:
     return (weight,) if weight.type.dtype.is_floating else ()
 
 
-def _fits(value: Value, options: SparsifyOptions) -> bool:
-    """True if a weight's input channels are divisible into groups of the pattern."""
-    return options.kept_of is None or value.type.shape[1] % options.kept_of[1] == 0
+def _misfit(node: Node, value: Value, options: SparsifyOptions) -> str:
+    """Reason why the pattern does not apply to a weight, or empty."""
+    channels = value.type.shape[1]
+    if options.kept_of is not None and channels % options.kept_of[1]:
+        return f"its {channels} input channels do not divide in groups of {options.pattern}"
+    if options.block > 1 and isinstance(node.op, ConvTranspose):
+        return "blocks are for linear layers and convolutions that are not transposed"
+    if channels < options.block:
+        return f"its {channels} input channels are fewer than a block of {options.block}"
+    return ""
 
 
 def _inputs(
@@ -139,7 +150,7 @@ def _inputs(
     """Statistics of the inputs of linear layers, if the criterion needs them."""
     if not options.by_layer_outputs:
         return {}
-    fitting = [name for name, (_, value) in weights.items() if _fits(value, options)]
+    fitting = [name for name, read in weights.items() if not _misfit(*read, options)]
     samples = context.calibration
     return collect_inputs(graph, fitting, samples, workers=context.workers, progress=context.progress)
 
@@ -153,13 +164,16 @@ def _masked(
     context: Context,
 ) -> Graph:
     """The graph with zeros; existing zeros count among them."""
-    tensors = {name: graph.params[name] for name, (_, value) in weights.items() if _fits(value, options)}
+    tensors = {name: graph.params[name] for name, read in weights.items() if not _misfit(*read, options)}
+    if not tensors:
+        return graph
     by_output = sparse_by_wanda if options.criterion == "wanda" else sparse_by_sparsegpt
     changed = {
-        name: by_output(tensors.pop(name), found.hessian, share, options.kept_of)
+        name: by_output(tensors.pop(name), found.hessian, share, options.kept_of, block=options.block)
         for name, found in inputs.items()
     }
-    scores = taylor_scores(graph, [*tensors], context) if options.criterion == "taylor" else tensors
+    single = taylor_scores(graph, [*tensors], context) if options.criterion == "taylor" else tensors
+    scores = {name: block_scores(score, options.block) for name, score in single.items()}
     if options.kept_of is not None:
         masks = {name: mask_pattern(score, *options.kept_of) for name, score in scores.items()}
     elif options.scope == "layer" or options.by_layer_outputs:
@@ -167,7 +181,8 @@ def _masked(
     else:
         masks = mask_smallest_of_all(scores, share)
     zero = {
-        name: torch.where(masks[name], tensor, torch.zeros_like(tensor)) for name, tensor in tensors.items()
+        name: torch.where(mask_blocks(masks[name], options.block, tensor.shape[1]), tensor, 0.0)
+        for name, tensor in tensors.items()
     }
     return graph.with_params(changed | zero)
 
@@ -201,12 +216,11 @@ def _report(
         share = float((tensor == 0).float().mean())
         error = _output_error(before.params[name], tensor, inputs[name].hessian) if name in inputs else None
         rows.append((name, tensor.numel(), share, error, old.dense, old.compressed, new.compressed))
-        reason = f"{100 * share:.1f} % of the weights are zero"
+        reason = f"{100 * share:.1f} % of the weights are zero" + _zero_blocks(tensor, options)
         if options.by_layer_outputs and name not in inputs:
             reason += f", by magnitude: `{options.criterion}` needs the inputs of linear layers"
-        if not _fits(value, options):
-            reason = f"its {value.type.shape[1]} input channels do not divide in groups of {options.pattern}"
-        decisions.append(Decision("sparsify", name, node.source, _fits(value, options), reason))
+        misfit = _misfit(node, value, options)
+        decisions.append(Decision("sparsify", name, node.source, not misfit, misfit or reason))
     columns = (
         "weight",
         "elements",
@@ -226,4 +240,14 @@ def _report(
         if fits
         else f"no layer has input channels that divide in groups of {options.pattern}: all weights stay"
     )
+    if not fits and options.block > 1:
+        note = f"no layer has {options.block} input channels: all weights stay"
     return PassReport("sparsify", tuple(decisions), tuple(tables), (note,))
+
+
+def _zero_blocks(tensor: Tensor, options: SparsifyOptions) -> str:
+    """Share of the blocks of a weight that are zero, as text; empty without blocks."""
+    if options.block == 1 or tensor.shape[1] < options.block:
+        return ""
+    share = float((block_scores(tensor, options.block) == 0).float().mean())
+    return f", {100 * share:.1f} % of its blocks of {options.block}"

@@ -13,21 +13,27 @@ from .base import Need, PassOptions
 from .finetune import FinetuneOptions
 
 _PATTERN = re.compile(r"(\d{1,3}):(\d{1,3})")
+_BLOCKS = "blocks"
+_BLOCK = 4  # weights of a block, as C kernels skip them
 
 
 def _sparse_pattern(value: str) -> str:
-    """N:M with N below M."""
+    """`blocks`, or N:M with N below M."""
     found = _PATTERN.fullmatch(value)
-    if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise fault("S204", f"{value!r} is not an N:M pattern", hint="for example `2:4`: 2 of 4 weights stay")
+    if value != _BLOCKS and (found is None or not 0 < int(found[1]) < int(found[2])):
+        raise fault(
+            "S204",
+            f"{value!r} is neither `{_BLOCKS}` nor an N:M pattern",
+            hint="for example `2:4`: 2 of 4 weights stay",
+        )
     return value
 
 
 class SparsifyOptions(PassOptions):
-    """Sets weights to zero, individually or N:M; later training keeps them at zero.
+    """Sets weights to zero, individually, in blocks or N:M; later training keeps them at zero.
 
-    Linear layers of C with `weights: huffman` skip zeros, no other kernel does: the network becomes smaller if its
-    files are compressed, but not faster.
+    C kernels skip zeros in linear layers with `weights: huffman`. Otherwise the network becomes smaller if its files
+    are compressed, but not faster.
     """
 
     before: ClassVar[tuple[str, ...]] = ("quantize", "product_quantize")
@@ -35,10 +41,14 @@ class SparsifyOptions(PassOptions):
     why: ClassVar[str] = "zero float weights stay zero when quantized"
 
     pass_: Literal["sparsify"] = Field(default="sparsify", alias="pass", description="The name of the pass.")
-    sparsity: Percent | None = Field(default=None, description="Share of the weights that become zero.")
+    sparsity: Percent | None = Field(
+        default=None, description="Share of the weights, or of the blocks, that become zero."
+    )
     pattern: Annotated[str, AfterValidator(_sparse_pattern)] | None = Field(
         default=None,
-        description="N:M, such as `2:4`: of M consecutive weights along the input channels N are kept.",
+        description="N:M, such as `2:4`: of M consecutive weights along the input channels N are kept. Or `blocks`, "
+        "with a `sparsity`: blocks of 4 consecutive weights along the input channels become zero together, by the sum "
+        "of the criterion over the block; the last block may be shorter.",
     )
     criterion: Literal["magnitude", "taylor", "wanda", "sparsegpt"] = Field(
         default="magnitude",
@@ -82,18 +92,25 @@ class SparsifyOptions(PassOptions):
 
     @property
     def kept_of(self) -> tuple[int, int] | None:
-        """N and M of `pattern`."""
+        """N and M of a pattern N:M."""
         found = None if self.pattern is None else _PATTERN.fullmatch(self.pattern)
         return None if found is None else (int(found[1]), int(found[2]))
 
+    @property
+    def block(self) -> int:
+        """Number of consecutive weights along the input channels that become zero together."""
+        return _BLOCK if self.pattern == _BLOCKS else 1
+
     @model_validator(mode="after")
     def _says_how_much(self) -> Self:
-        if (self.sparsity is None) == (self.pattern is None):
-            raise fault("S205", "takes a `sparsity` or a `pattern`", hint="for example `sparsity: 80 %`")
-        if self.pattern is not None and self.steps > 1:
+        if self.pattern == _BLOCKS and self.sparsity is None:
+            raise fault("S205", "`pattern: blocks` takes a `sparsity`", hint="for example `sparsity: 80 %`")
+        if (self.sparsity is None) == (self.kept_of is None):
+            raise fault("S205", "takes a `sparsity` or a `pattern` N:M", hint="for example `sparsity: 80 %`")
+        if self.kept_of is not None and self.steps > 1:
             raise fault(
                 "S205",
-                "`steps` apply to `sparsity`; a pattern is applied in one step",
+                "`steps` apply to `sparsity`; a pattern N:M is applied in one step",
                 hint="leave `steps` out",
             )
         if self.schedule != "cubic":

@@ -172,8 +172,9 @@ def test_taylor_scores_need_data() -> None:
     [
         ({}, "takes a `sparsity` or a `pattern`"),
         ({"sparsity": "50 %", "pattern": "2:4"}, "takes a `sparsity` or a `pattern`"),
-        ({"pattern": "4:2"}, "not an N:M pattern"),
+        ({"pattern": "4:2"}, "neither `blocks` nor an N:M pattern"),
         ({"pattern": "2:4", "steps": 3}, "applied in one step"),
+        ({"pattern": "blocks"}, "`pattern: blocks` takes a `sparsity`"),
     ],
 )
 def test_options_that_say_nothing_or_too_much_are_refused(options: dict[str, object], message: str) -> None:
@@ -281,6 +282,8 @@ def test_a_killed_training_of_zeros_goes_on_to_the_same_bytes(tmp_path: Path, sc
         ({"schedule": "learned", "finetune": {}, "criterion": "wanda"}, "compares magnitudes"),
         ({"schedule": "learned", "finetune": {}, "scope": "layer"}, "no `scope: layer`"),
         ({"schedule": "learned_masks", "finetune": {}, "scope": "layer"}, "no `scope: layer`"),
+        ({"schedule": "learned", "finetune": {}, "pattern": "blocks"}, "no `pattern`"),
+        ({"schedule": "learned_masks", "finetune": {}, "pattern": "blocks"}, "no `pattern`"),
     ],
 )
 def test_options_that_a_schedule_does_not_have_are_refused(options: dict[str, object], message: str) -> None:
