@@ -29,6 +29,7 @@ from ...specs.options import FeatureKind, FeaturePair
 from ..errors import PassError
 
 _TINY = 1e-12
+_SHORT = 0.1  # of the mean length of the teacher's vectors: shorter ones count less in the loss by cosine
 _SEQUENCE = 3  # rank of [n, positions, channels]
 _HIDDEN = 64  # units of a discriminator
 
@@ -141,13 +142,23 @@ class FeatureLoss:
         if self.kind == "mse":
             return (own - wanted).square().mean() / wanted.square().mean().clamp(min=_TINY)
         if self.kind == "cosine":
-            return 1 - functional.cosine_similarity(own, wanted, dim=self.axis).mean()
+            return cosine_distance(own, wanted, axis=self.axis)
         if self.kind == "attention":
             maps = [functional.normalize(x.square().mean(self.axis).flatten(1)) for x in (own, wanted)]
             return (maps[0] - maps[1]).square().sum(1).mean()
         rows = [x.flatten(1) for x in (own, wanted)]
         products = [functional.normalize(x @ x.T) for x in rows]
         return (products[0] - products[1]).square().mean()
+
+
+def cosine_distance(own: Tensor, wanted: Tensor, *, axis: int) -> Tensor:
+    """1 - cosine of the vectors along `axis`, the mean over all positions.
+
+    The direction of a vector of zeros has no bounded gradient: vectors that are short beside those of the teacher are
+    divided by a tenth of the mean length of these, in place of their own length.
+    """
+    shortest = _SHORT * float(wanted.detach().norm(dim=axis).mean())
+    return 1 - functional.cosine_similarity(own, wanted, dim=axis, eps=max(shortest, _TINY)).mean()
 
 
 def find_feature_losses(

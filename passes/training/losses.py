@@ -24,7 +24,7 @@ from ...specs.options import Distillation, FinetuneOptions
 from ..base import Context
 from ..errors import PassError
 from .exits import Exit
-from .feature_loss import FeatureTerm
+from .feature_loss import FeatureTerm, cosine_distance
 
 Outputs = Sequence[Tensor]
 TaskLoss = Callable[[Outputs, Tensor], Tensor]
@@ -33,7 +33,6 @@ IGNORED = -100  # label of ignored positions, as in torch
 _FEWEST_SCORES = 2  # rank of [n, classes]
 _SEQUENCE = 3  # rank of [n, positions, classes]
 _TINY = 1e-12
-_SHORT = 0.1  # of the mean length of the teacher's scores: shorter ones count less in the loss by cosine
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,7 @@ class Objective:
         else:
             t = scores_of_positions(teacher_outputs[0], axis)
         if distill.outputs == "cosine":
-            # quantized scores can be zero throughout, where the gradient of the direction is unbounded
-            shortest = _SHORT * float(t.detach().norm(dim=1).mean())
-            return 1 - functional.cosine_similarity(z, t, dim=1, eps=max(shortest, _TINY)).mean()
+            return cosine_distance(z, t, axis=1)
         z, t = ((x / distill.temperature).log_softmax(1) for x in (z, t))
         divergence = functional.kl_div(z, t, reduction="batchmean", log_target=True)
         return distill.temperature**2 * divergence

@@ -182,6 +182,15 @@ def test_cosine_ignores_the_length_of_channels() -> None:
     assert error("cosine", -wanted, wanted, axis=2) == pytest.approx(2, abs=1e-6)
 
 
+def test_the_cosine_of_channels_that_are_zero_has_a_bounded_gradient() -> None:
+    wanted = features(2, 7, 5, seed=0)
+    own = torch.zeros(2, 7, 5, requires_grad=True)
+    loss = FeatureLoss("layer", "own", "wanted", "cosine", axis=2)
+    torch.autograd.backward([loss.error({"own": own}, {"wanted": wanted}, {})])
+    assert own.grad is not None and 0 < float(own.grad.abs().max()) < 10
+    assert error("cosine", own, torch.zeros_like(own), axis=2) == pytest.approx(1)
+
+
 CONVOLUTIONS = """
 graph(%x: f32[2x3x8x8]) {{
   const %w: f32[{0}x3x3x3]
