@@ -21,7 +21,7 @@ def measure(variant: str, seed: int, on: str) -> float:
             save_file({name: found.graph.params[name].contiguous() for name in found.graph.params}, weights)
             teacher = f"{{source: '{HERE / 'networks.py'}:LeNet300', weights: '{weights}'}}"
             found = generation(
-                seed, on, f"distill.teacher={teacher}", "distill.temperature=1", "distill.weight=50 %"
+                seed + 10, on, f"distill.teacher={teacher}", "distill.temperature=1", "distill.weight=50 %"
             )
     return found.report.measurements[-1].value
 

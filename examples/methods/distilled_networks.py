@@ -41,6 +41,29 @@ class Residual(nn.Module):
         return self.head(self.block3(self.block2(x)).flatten(1))
 
 
+class Plain(nn.Module):
+    """Three blocks of six convolutions, without norms and shortcuts (after VGG, Simonyan and Zisserman, 2015)."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, 2, 1)
+        self.block1 = _plain(width, width, 1)
+        self.block2 = _plain(width, 2 * width, 2)
+        self.block3 = _plain(2 * width, 4 * width, 2)
+        self.head = nn.Linear(64 * width, CLASSES)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores [n, classes] of images [n, 1, 28, 28]."""
+        x = self.block1(torch.relu(self.stem(image)))
+        return self.head(self.block3(self.block2(x)).flatten(1))
+
+
+def _plain(channels: int, out: int, stride: int) -> nn.Sequential:
+    first = nn.Conv2d(channels, out, 3, stride, 1)
+    convolutions = [first, *(nn.Conv2d(out, out, 3, 1, 1) for _ in range(5))]
+    return nn.Sequential(*(layer for convolution in convolutions for layer in (convolution, nn.ReLU())))
+
+
 class SmallNet(nn.Module):
     """Two convolutions with strides of 2, and two linear layers: 52,138 weights with the default width."""
 
