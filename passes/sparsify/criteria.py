@@ -18,12 +18,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...ir import Graph, run
 from ..base import Context
 from ..calibration.input_statistics import inverse_factor
 from ..training.losses import loss_of_calibration
+from .blocks import SINGLE, Blocks
 
 _COLUMNS = 128  # columns whose masks are chosen together, rounded to whole blocks or groups of M
 _DAMPING = 0.01
@@ -64,20 +64,6 @@ def mask_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
     return (ranks < kept).view(moved.shape).movedim(-1, 1)
 
 
-def block_scores(scores: Tensor, block: int) -> Tensor:
-    """Sums of the absolute scores of every `block` consecutive elements along dimension 1; the last may be fewer."""
-    if block == 1:
-        return scores
-    moved = scores.detach().abs().movedim(1, -1)
-    padded = functional.pad(moved, (0, -moved.shape[-1] % block)).contiguous()
-    return padded.view(*moved.shape[:-1], -1, block).sum(-1).movedim(-1, 1)
-
-
-def mask_blocks(mask: Tensor, block: int, size: int) -> Tensor:
-    """Mask of the elements, `size` along dimension 1, from a mask of their blocks."""
-    return mask if block == 1 else mask.repeat_interleave(block, dim=1).narrow(1, 0, size)
-
-
 def taylor_scores(graph: Graph, names: Sequence[str], context: Context) -> dict[str, Tensor]:
     """The score of each element of these weights, by the loss of `loss_of_calibration`."""
     scores = {name: torch.zeros_like(graph.params[name]) for name in names}
@@ -93,31 +79,37 @@ def taylor_scores(graph: Graph, names: Sequence[str], context: Context) -> dict[
 
 
 def sparse_by_wanda(
-    weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None, *, block: int = 1
+    weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None, *, blocks: Blocks = SINGLE
 ) -> Tensor:
     """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the other weights are unchanged."""
     scores = weight.detach().abs() * hessian.diagonal().sqrt().to(weight.dtype)
     if kept_of is not None:
         return torch.where(mask_pattern(scores, *kept_of), weight, 0.0)
-    mask = mask_smallest_of_rows(block_scores(scores, block), share)
-    return torch.where(mask_blocks(mask, block, weight.shape[1]), weight, 0.0)
+    mask = mask_smallest_of_rows(blocks.scores(scores), share)
+    return torch.where(blocks.mask(mask, weight.shape[1]), weight, 0.0)
 
 
 def sparse_by_sparsegpt(
-    weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None, *, block: int = 1
+    weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None, *, blocks: Blocks = SINGLE
 ) -> Tensor:
     """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the other weights compensate for them."""
+    if blocks.order is not None:
+        order, plain = blocks.order, Blocks(blocks.size)
+        ordered = sparse_by_sparsegpt(
+            weight[:, order], hessian[order][:, order], share, kept_of, blocks=plain
+        )
+        return ordered[:, order.argsort()].contiguous()
     rows, inputs = weight.shape
     factor = inverse_factor(hessian, _DAMPING)
     columns = weight.detach().float().T.clone(memory_format=torch.contiguous_format)
-    together = block if kept_of is None else kept_of[1]
+    together = blocks.size if kept_of is None else kept_of[1]
     size = together * max(1, _COLUMNS // together)
     for start in range(0, inputs, size):
         stop = min(start + size, inputs)
         errors = torch.empty(stop - start, rows)
         if kept_of is None:
-            scores = block_scores(_scores(columns, factor, start, stop).T, block)
-            mask = mask_blocks(mask_smallest(scores, share), block, stop - start).T
+            scores = blocks.scores(_scores(columns, factor, start, stop).T)
+            mask = blocks.mask(mask_smallest(scores, share), stop - start).T
         for column in range(start, stop):
             if kept_of is not None and (column - start) % kept_of[1] == 0:
                 scores = _scores(columns, factor, column, column + kept_of[1])

@@ -26,7 +26,8 @@ from torch import Tensor
 from ...ir import Graph, run
 from ...ir.interpret import Observer
 from ..training.trainable import FloatTrainable
-from .criteria import block_scores, mask_blocks, mask_pattern, mask_smallest, mask_smallest_of_all
+from .blocks import Blocks
+from .criteria import mask_pattern, mask_smallest, mask_smallest_of_all
 
 _RISES = 0.5  # share of the training in which the share of zeros rises
 _NEAR, _SLOPE = 0.4, 0.4  # where the derivative of the step ends to fall, and its value from there to 1
@@ -34,17 +35,17 @@ _NEAR, _SLOPE = 0.4, 0.4  # where the derivative of the step ends to fall, and i
 
 @dataclass(frozen=True)
 class SparseTrainable:
-    """Trainable form with zeros in the weights `sparse`. Parameter `threshold:NAME`: s of a weight or of its rows, if
-    learned.
+    """Trainable form with zeros in the blocks of the weights `sparse`.
+
+    Parameter `threshold:NAME`: s of a weight or of its rows, if learned.
     """
 
     dense: FloatTrainable
-    sparse: tuple[str, ...]
+    sparse: Mapping[str, Blocks]
     schedule: Literal["surgery", "learned", "learned_masks"]
     share: float  # of zeros
     scope: Literal["layer", "global"] = "global"
     kept_of: tuple[int, int] | None = None
-    block: int = 1
     progress: float = 1.0  # share of the training that is done
 
     def start(self) -> dict[str, Tensor]:
@@ -93,12 +94,12 @@ class SparseTrainable:
     def _masks(self, weights: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
         if self.kept_of is not None:
             return {name: mask_pattern(weight, *self.kept_of) for name, weight in weights.items()}
-        scores = {name: block_scores(weight, self.block) for name, weight in weights.items()}
+        scores = {name: self.sparse[name].scores(weight) for name, weight in weights.items()}
         if self.scope == "layer":
             masks = {name: mask_smallest(score, share) for name, score in scores.items()}
         else:
             masks = mask_smallest_of_all(scores, share)
-        return {name: mask_blocks(mask, self.block, weights[name].shape[1]) for name, mask in masks.items()}
+        return {name: self.sparse[name].mask(mask, weights[name].shape[1]) for name, mask in masks.items()}
 
 
 def _thresholds(weights: Mapping[str, Tensor], logs: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ the loss, or for the outputs of linear layers (`criteria.py`). In several steps 
     s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
 
 with training in between; or the zeros are chosen anew in each step of one training (`sparse_trainable.py`). Weights
-stay dense tensors; of the C kernels only the one that reads Huffman codes skips zeros.
+stay dense tensors; C kernels skip blocks of zeros, and zeros that are stored as Huffman codes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from ..report import Cell, Decision, PassReport, Table
 from ..training import OptimizerState, Trained, train
 from ..training.trainable import FloatTrainable, trainable_constants
 from ..weighted_layers import constants_read, is_layer
+from .blocks import blocks_of
 from .criteria import (
-    block_scores,
-    mask_blocks,
     mask_pattern,
     mask_smallest,
     mask_smallest_of_all,
@@ -45,6 +44,10 @@ Weights = Mapping[str, tuple[Node, Value]]
 _NOTE = (
     "weights stay dense: cycles are unchanged, compressed files are smaller, and so is the flash of C with "
     "`weights: huffman`, whose linear layers skip zeros"
+)
+_NOTE_OF_BLOCKS = (
+    "weights stay dense: C for microcontrollers skips blocks of zeros where that is faster (`fxpress plan` shows the "
+    "kernel `block_sparse`), and then stores the other blocks only; elsewhere compressed files are smaller"
 )
 
 
@@ -91,7 +94,11 @@ def _trained_sparse(graph: Graph, options: SparsifyOptions, weights: Weights, co
     """The graph trained with zeros that change in each step."""
     assert options.finetune is not None and options.schedule != "cubic"
     names = tuple(value.name for value in trainable_constants(graph, options.finetune, context))
-    sparse = tuple(name for name, read in weights.items() if name in names and not _misfit(*read, options))
+    sparse = {
+        name: blocks_of(graph, node, options.block)
+        for name, (node, value) in weights.items()
+        if name in names and not _misfit(node, value, options)
+    }
     if not sparse:
         raise PassError("there are no float weights to sparsify")
     form = SparseTrainable(
@@ -101,7 +108,6 @@ def _trained_sparse(graph: Graph, options: SparsifyOptions, weights: Weights, co
         options.sparsity or 0.0,
         options.scope or "global",
         options.kept_of,
-        options.block,
     )
     asked = options.model_dump_json(exclude={"finetune"})
     return train(graph, options.finetune, context, trainable=form, at=form.at, identity=asked)
@@ -167,13 +173,14 @@ def _masked(
     tensors = {name: graph.params[name] for name, read in weights.items() if not _misfit(*read, options)}
     if not tensors:
         return graph
+    blocks = {name: blocks_of(graph, weights[name][0], options.block) for name in tensors}
     by_output = sparse_by_wanda if options.criterion == "wanda" else sparse_by_sparsegpt
     changed = {
-        name: by_output(tensors.pop(name), found.hessian, share, options.kept_of, block=options.block)
+        name: by_output(tensors.pop(name), found.hessian, share, options.kept_of, blocks=blocks[name])
         for name, found in inputs.items()
     }
     single = taylor_scores(graph, [*tensors], context) if options.criterion == "taylor" else tensors
-    scores = {name: block_scores(score, options.block) for name, score in single.items()}
+    scores = {name: blocks[name].scores(score) for name, score in single.items()}
     if options.kept_of is not None:
         masks = {name: mask_pattern(score, *options.kept_of) for name, score in scores.items()}
     elif options.scope == "layer" or options.by_layer_outputs:
@@ -181,7 +188,7 @@ def _masked(
     else:
         masks = mask_smallest_of_all(scores, share)
     zero = {
-        name: torch.where(mask_blocks(masks[name], options.block, tensor.shape[1]), tensor, 0.0)
+        name: torch.where(blocks[name].mask(masks[name], tensor.shape[1]), tensor, 0.0)
         for name, tensor in tensors.items()
     }
     return graph.with_params(changed | zero)
@@ -216,7 +223,7 @@ def _report(
         share = float((tensor == 0).float().mean())
         error = _output_error(before.params[name], tensor, inputs[name].hessian) if name in inputs else None
         rows.append((name, tensor.numel(), share, error, old.dense, old.compressed, new.compressed))
-        reason = f"{100 * share:.1f} % of the weights are zero" + _zero_blocks(tensor, options)
+        reason = f"{100 * share:.1f} % of the weights are zero" + _zero_blocks(after, node, tensor, options)
         if options.by_layer_outputs and name not in inputs:
             reason += f", by magnitude: `{options.criterion}` needs the inputs of linear layers"
         misfit = _misfit(node, value, options)
@@ -235,19 +242,18 @@ def _report(
     if options.steps > 1 or options.finetune is not None:
         tables.append(Table("steps", stages, tuple(steps)))
     fits = any(decision.applied for decision in decisions)
-    note = (
-        _NOTE
-        if fits
-        else f"no layer has input channels that divide in groups of {options.pattern}: all weights stay"
-    )
-    if not fits and options.block > 1:
-        note = f"no layer has {options.block} input channels: all weights stay"
+    if options.block > 1:
+        note = _NOTE_OF_BLOCKS if fits else f"no layer has {options.block} input channels: all weights stay"
+    elif fits:
+        note = _NOTE
+    else:
+        note = f"no layer has input channels that divide in groups of {options.pattern}: all weights stay"
     return PassReport("sparsify", tuple(decisions), tuple(tables), (note,))
 
 
-def _zero_blocks(tensor: Tensor, options: SparsifyOptions) -> str:
+def _zero_blocks(graph: Graph, node: Node, tensor: Tensor, options: SparsifyOptions) -> str:
     """Share of the blocks of a weight that are zero, as text; empty without blocks."""
-    if options.block == 1 or tensor.shape[1] < options.block:
+    if options.block == 1:
         return ""
-    share = float((block_scores(tensor, options.block) == 0).float().mean())
-    return f", {100 * share:.1f} % of its blocks of {options.block}"
+    scores = blocks_of(graph, node, options.block).scores(tensor)
+    return f", {100 * float((scores == 0).float().mean()):.1f} % of its blocks of {options.block}"

@@ -32,8 +32,8 @@ def _sparse_pattern(value: str) -> str:
 class SparsifyOptions(PassOptions):
     """Sets weights to zero, individually, in blocks or N:M; later training keeps them at zero.
 
-    C kernels skip zeros in linear layers with `weights: huffman`. Otherwise the network becomes smaller if its files
-    are compressed, but not faster.
+    C for microcontrollers skips blocks of zeros (`pattern: blocks`) where that is faster, and zeros of linear layers
+    with `weights: huffman`. Otherwise the network becomes smaller if its files are compressed, but not faster.
     """
 
     before: ClassVar[tuple[str, ...]] = ("quantize", "product_quantize")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fxpress.ir import Graph, Value, parse
 from fxpress.passes import Context, PassResult, find_pass
-from fxpress.passes.sparsify.criteria import block_scores, mask_blocks, mask_smallest, sparse_by_sparsegpt
+from fxpress.passes.sparsify.blocks import Blocks
+from fxpress.passes.sparsify.criteria import mask_smallest, sparse_by_sparsegpt
 from fxpress.passes.sparsify.sparsify import sparsity_at
 from fxpress.specs.options import SparsifyOptions
 
@@ -90,6 +91,7 @@ def test_layers_without_blocks_keep_all_weights_with_the_reason() -> None:
 
 def test_the_report_has_the_zeros_of_weights_and_of_blocks() -> None:
     result = sparsify(sparsity="50 %", scope="layer")
+    assert any("C for microcontrollers skips blocks" in warning for warning in result.report.warnings)
     reasons = {d.name: d.reason for d in result.report.decisions}
     assert reasons["g"] == "50.0 % of the weights are zero, 50.0 % of its blocks of 4"
     zeros = float((result.graph.params["w"] == 0).double().mean())
@@ -136,6 +138,44 @@ def test_surgery_chooses_blocks(scope: str) -> None:
     assert result.graph.params["d"].all()
 
 
+IMAGES = {
+    "image": ("2x6x2x3", "conv{padding=(1, 1, 1, 1)}", "6x6x3x3", (6, 6)),
+    "signal": ("2x6x7", "conv{stride=(1,), padding=(1, 1), dilation=(1,)}", "6x6x3", (6, 7)),
+}
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor", "wanda", "sparsegpt", "surgery"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_blocks_of_a_flattened_image_are_channels_of_a_pixel(name: str, criterion: str) -> None:
+    image, conv, kernel, (channels, pixels) = IMAGES[name]
+    text = f"""graph(%x: f32[{image}]) {{
+      const %a: f32[{kernel}]
+      const %w: f32[5x{channels * pixels}]
+      %h: f32[{image}] = {conv}(%x, %a)
+      %r: f32[{image}] = relu(%h)
+      %f: f32[2x{channels * pixels}] = reshape{{shape=(-1, {channels * pixels})}}(%r)
+      %y: f32[2x5] = linear(%f, %w)
+      return y: %y
+    }}"""
+    generator = torch.Generator().manual_seed(0)
+    graph = parse(text, fill=lambda value: torch.randn(value.type.shape, generator=generator))
+    inputs = [(torch.randn(graph.inputs[0].type.shape, generator=generator),) for _ in range(4)]
+    context = Context(
+        inputs, [torch.randint(0, 5, (2,), generator=generator) for _ in inputs], original=graph
+    )
+    trained = {"schedule": "surgery", "scope": "layer", "finetune": {**TRAINING, "batch": 2}}
+    how = trained if criterion == "surgery" else {"criterion": criterion}
+    options = SparsifyOptions.model_validate({"pattern": "blocks", "sparsity": "50 %", **how})
+    result = find_pass("sparsify")(graph, options, context)
+    weight = result.graph.params["w"].view(5, channels, pixels).transpose(1, 2).reshape(5, -1)
+    assert is_whole(weight)
+    assert 0.2 < zero_blocks(result.graph.with_params({"w": weight}), "w") < 0.8
+    reasons = {d.name: d.reason for d in result.report.decisions}
+    assert reasons["w"].endswith(
+        f"{100 * sum(not b.any() for b in blocks(weight)) / len(blocks(weight)):.1f} % of its blocks of 4"
+    )
+
+
 weights = st.builds(
     lambda seed, shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed)),
     st.integers(0, 1000),
@@ -147,9 +187,9 @@ weights = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(weights, st.floats(0, 0.99))
 def test_masks_of_blocks_keep_the_largest_sums(weight: Tensor, share: float) -> None:
-    scores = block_scores(weight, 4)
+    scores = Blocks(4).scores(weight)
     assert scores.shape == (weight.shape[0], -(-weight.shape[1] // 4), *weight.shape[2:])
-    mask = mask_blocks(mask_smallest(scores, share), 4, weight.shape[1])
+    mask = Blocks(4).mask(mask_smallest(scores, share), weight.shape[1])
     assert mask.shape == weight.shape
     sums = [(float(b.abs().sum()), bool(k.all())) for b, k in zip(blocks(weight), blocks(mask), strict=True)]
     assert is_whole(mask)
@@ -163,7 +203,7 @@ def test_masks_of_blocks_keep_the_largest_sums(weight: Tensor, share: float) -> 
 def test_compensation_keeps_the_blocks_of_any_width_zero(seed: int, inputs: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight, x = (torch.randn(rows, inputs, generator=generator) for rows in (5, 3 * inputs))
-    sparse = sparse_by_sparsegpt(weight, (x.T @ x).double(), share, None, block=4)
+    sparse = sparse_by_sparsegpt(weight, (x.T @ x).double(), share, None, blocks=Blocks(4))
     chunks = [5 * -(-min(128, inputs - start) // 4) for start in range(0, inputs, 128)]
     zeros = sum(not bool(block.any()) for block in blocks(sparse))
     assert is_whole(sparse)
