@@ -37,6 +37,8 @@ _CODED = ("conv 3x3", "wide conv 1x1", "depthwise 3x3", "long linear", "linear")
 _SIXTEEN = ("int16", "<scale=0.0005>", "<scale=0.005>")
 _SPREADS = (0.7, 2.0, 6.0, 24.0)  # standard deviations of coded weights, in steps
 _NONZERO = (0.02, 0.05, 0.1, 0.2)  # shares of the weights of sparse layers
+_BLOCK = 4
+_NONZERO_BLOCKS = (0.05, 0.4, 0.1, 0.2)  # shares of the blocks of layers that skip blocks
 _INTEGERS = ("int8", "int4", "int2", "int16")
 _UNWEIGHTED = ("int8", "int16", "float")
 _SIZES = ((8, 10), (16, 8))  # channels, and rows and columns
@@ -100,6 +102,34 @@ def with_zeros(graph: Graph) -> Graph:
         drawn = torch.randint(-7, 8, value.type.shape, generator=generator) * (q.qmax // 7)
         kept = torch.rand(value.type.shape, generator=generator) < _NONZERO[number % len(_NONZERO)]
         params[value.name] = (drawn * kept).to(value.type.dtype.torch)
+    return replace(graph, params=Params(params))
+
+
+def block_sparse_layers() -> Iterator[tuple[str, str]]:
+    """Names and texts of layers whose weights are zero in blocks."""
+    linear, conv = "linear", "conv{padding=(1, 1, 1, 1)}"
+    shapes = (
+        *(("linear", f"1x{n}", f"{m}x{n}", f"1x{m}", linear) for n, m in ((256, 64), (512, 48), (255, 33))),
+        *(("rows", f"1x{r}x{n}", f"{m}x{n}", f"1x{r}x{m}", linear) for r, n, m in ((8, 64, 48), (5, 96, 32))),
+        *(("conv 1x1", f"1x{c}x{n}x{n}", f"{d}x{c}x1x1", f"1x{d}x{n}x{n}", "conv")
+          for c, d, n in ((64, 64, 4), (32, 48, 6), (30, 32, 5))),
+        *(("conv 3x3", f"1x{c}x{n}x{n}", f"{d}x{c}x3x3", f"1x{d}x{n}x{n}", conv)
+          for c, d, n in ((16, 24, 6), (32, 16, 5), (8, 16, 7))),
+    )  # fmt: skip
+    for number, (name, x, w, y, op) in enumerate(shapes):
+        for repeat in range(2):
+            yield f"block_sparse {name} {number} {repeat}", _with_weights(FORMS["int8"], x, w, y, op)
+
+
+def with_zero_blocks(graph: Graph) -> Graph:
+    """The graph with random integer weights, most blocks of which along the input channels are zero."""
+    generator, params = torch.Generator().manual_seed(0), dict(graph.params)
+    for number, value in enumerate(v for v in graph.constants if v.type.rank > 1 and v.type.quantization):
+        outputs, inputs, *taps = value.type.shape
+        shares = torch.rand(outputs, -(-inputs // _BLOCK), *taps, generator=generator)
+        kept = shares < _NONZERO_BLOCKS[number % len(_NONZERO_BLOCKS)]
+        drawn = torch.randint(-128, 128, value.type.shape, generator=generator)
+        params[value.name] = (drawn * kept.repeat_interleave(_BLOCK, dim=1)[:, :inputs]).to(torch.int8)
     return replace(graph, params=Params(params))
 
 

@@ -29,7 +29,15 @@ from pathlib import Path
 import numpy as np
 import qemu_counts
 import torch
-from cost_layers import coded_layers, layers, sparse_layers, with_few_values, with_zeros
+from cost_layers import (
+    block_sparse_layers,
+    coded_layers,
+    layers,
+    sparse_layers,
+    with_few_values,
+    with_zero_blocks,
+    with_zeros,
+)
 from scipy.optimize import nnls
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
@@ -177,6 +185,9 @@ def artifacts(core: str, only: str = "") -> Iterator[CArtifact]:
     if sparse := {name: text for name, text in sparse_layers() if only in name}:
         graph = with_zeros(tests["joined"](sparse))
         yield emit(graph, COutput(name="net", io="float", self_test=0, weights="huffman"), target)
+    if blocks := {name: text for name, text in block_sparse_layers() if only in name}:
+        graph = with_zero_blocks(tests["joined"](blocks))
+        yield emit(graph, COutput(name="net", io="float", self_test=0), target)
 
 
 def samples(core: str, only: str = "") -> Iterator[Sample]:

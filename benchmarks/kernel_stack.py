@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cost_layers import layers, sparse_layers, with_zeros
+from cost_layers import block_sparse_layers, layers, sparse_layers, with_zero_blocks, with_zeros
 
 from fxpress.backends.c import CArtifact, emit
 from fxpress.backends.c.cost import CoreKind, variant
@@ -164,6 +164,10 @@ def builds(only: str) -> Iterator[Build]:
         if sparse := {case: text for case, text in sparse_layers() if only in case}:
             graph = with_zeros(tests["joined"](sparse))
             artifact = emit(graph, COutput(name="net", self_test=0, weights="huffman"), target)
+            yield from (Build(artifact, *core) for core in BUILDS[name])
+        if blocks := {case: text for case, text in block_sparse_layers() if only in case}:
+            graph = with_zero_blocks(tests["joined"](blocks))
+            artifact = emit(graph, COutput(name="net", self_test=0), target)
             yield from (Build(artifact, *core) for core in BUILDS[name])
 
 

@@ -4,8 +4,8 @@
     def portable(site: Site) -> Offers: ...
 
 A kernel returns one or several offers for the site, or the reason why it has none. The cost of an offer depends only
-on types; weights are packed when the selected offer is built. Python computes everything: shapes, integers, packed
-constants; the template of a kernel only writes them.
+on types, and on the zeros that a kernel skips; weights are packed when the selected offer is built. Python computes
+everything: shapes, integers, packed constants; the template of a kernel only writes them.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def aligned(size: int) -> int:
     return -(-size // 4) * 4
 
 
-# Roles under which kernels pack the weights of a layer, separately or with biases and multipliers between them.
-WEIGHT_ROLES = frozenset({"weights", "constants"})
+# Roles under which kernels pack the weights of a layer, separately or with biases and multipliers between them, and the
+# places of nonzero weights.
+WEIGHT_ROLES = frozenset({"weights", "constants", "block_places", "block_counts"})
 
 
 @dataclass(frozen=True, eq=False)

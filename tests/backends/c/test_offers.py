@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from fxpress.backends.c import Machine
-from fxpress.backends.c.kernels.base import Call, Offer, Site, form, packed
+from fxpress.backends.c.kernels.base import Call, Offer, Site, form, kernels_of, packed
 from fxpress.backends.c.kernels.costs import CoreCosts
+from fxpress.backends.c.kernels.portable.block_sparse import block_sparse
 from fxpress.backends.c.lower import lower
 from fxpress.backends.c.plan.layout import Layout, channels_last
 from fxpress.backends.c.plan.select import candidates, offers, select
@@ -64,7 +65,13 @@ def _at_hand(graph: Graph, values: tuple[Value | None, ...]) -> tuple[Layout | N
 
 
 @pytest.mark.parametrize("core", ["cortex-m4f", "cortex-m0plus"])
-def test_no_weight_is_read_to_cost_a_kernel(core: str, fill: Fill) -> None:
+def test_no_weight_is_read_to_cost_a_kernel_of_all_weights(
+    core: str, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "fxpress.backends.c.plan.select.kernels_of",
+        lambda name: tuple(one for one in kernels_of(name) if one is not block_sparse),
+    )
     machine = Machine.of(load_target(core))
     read, offered = set(), 0
     for name, text in OPERATORS.items():

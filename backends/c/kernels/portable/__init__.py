@@ -3,6 +3,7 @@
 from . import (
     attention,
     binary,
+    block_sparse,
     choice,
     conv,
     conv_transpose,
@@ -27,6 +28,7 @@ from . import (
 __all__ = [
     "attention",
     "binary",
+    "block_sparse",
     "choice",
     "conv",
     "conv_transpose",

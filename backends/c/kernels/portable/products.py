@@ -6,22 +6,16 @@ A window is gathered into one row; the windows of a pointwise convolution are al
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
-from .....ir.ops.conv import Conv
-from .....ir.ops.linear import Linear
-from ...plan.layout import Layout
 from ...write.literal import c_type
 from ..base import AnyArray, Offers, Site, Work, kernel, offer
-from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE, Fields
 from ..rounding import RowFinish, bias_bytes, folded_bias, layer_fixed_point, row_finish, scale_tables
 from ..wide_sums import PORTABLE_ONLY, WIDE_WEIGHTS, part_size, sums_fit
-from ..window import MAX_SPATIAL, POINT, Image, Window, followed, image, window
+from .gathered_rows import ROWS, Gather, LayerRows, Row, row_parameters, rows_of
 
 _UNROLLED = 4
 # Instructions of a product, by rows, and of a result.
@@ -32,19 +26,6 @@ _ADDED_UP, _PER_PART = 20.0, 8.0
 
 # Additional instructions of a product with a weight of fewer than 8 bits.
 _UNPACKING = {2: 0.3, 1: 0.6}
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Names of one row in the C: its pointer, the index of its results, its two accumulators."""
-
-    pointer: str
-    place: str
-    even: str
-    odd: str
-
-
-_ROWS = (Row("p", "at", "even", "odd"), Row("q", "next", "even_next", "odd_next"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +55,9 @@ class ProductContext:
     part: int  # products that are summed in int32; 0 if int32 holds all of them
     bias: str  # C type
     weight: str  # C type
+    gather: Gather | None = None
+
+    arrays = "weights, bias"
 
     @property
     def template(self) -> str:
@@ -103,109 +87,40 @@ class ProductContext:
     @property
     def row_parameters(self) -> str:
         """The C parameters for rows and results."""
-        pointers = [f"const {self.element} *{row.pointer}" for row in self.rows]
-        return ", ".join([*pointers, f"{self.result} *y", *(f"int32_t {row.place}" for row in self.rows)])
+        return row_parameters(self.rows, self.element, self.result)
 
 
-@dataclass(frozen=True)
-class WindowContext(ProductContext):
-    """Template context of the convolution."""
-
-    x: Image
-    y: Image
-    window: Window
-    padded: bool
-    zero_point: int
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of an element of the image."""
-        return 1 if self.element == "int8_t" else 2
-
-    @property
-    def fills_bytes(self) -> bool:
-        """True if the zero point is one byte, repeated."""
-        return self.element_bytes == 1 or self.zero_point == 0
-
-    @property
-    def pixel_bytes(self) -> int:
-        """Bytes of a pixel."""
-        return self.element_bytes * self.x.c
-
-    @property
-    def row_elements(self) -> int:
-        """Elements of a row of the window."""
-        return self.window.kernel[1] * self.x.c
-
-    @property
-    def contiguous(self) -> bool:
-        """True if a row of the window is contiguous."""
-        return self.window.dilation[1] == 1
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row of the window."""
-        return self.element_bytes * self.row_elements
-
-
-@kernel("conv")
-def convolution(site: Site) -> Offers:
-    """A convolution of one group."""
-    op = site.node.op
-    assert isinstance(op, Conv)
-    if not site.is_integer or op.groups != 1 or op.rank > MAX_SPATIAL:
-        return "products of rows are for integers and one group"
-    if site.weights_refusal:
-        return site.weights_refusal
-    x, y = image(site.type("x").shape), image(site.output.shape)
-    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
-    padded = seen.reaches_out(x, y)
-    title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
-    rows, layouts = y.n * y.h * y.w, image_layouts(site)
-    if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
-        return _offer(site, _product(site, ProductContext, title, rows, rows), layouts)
-    zero_point = site.quantization("x").zero_point[0]
-    made = partial(WindowContext, x=x, y=y, window=seen, padded=padded, zero_point=zero_point)
-    return _offer(site, _product(site, made, title, rows, y.w), layouts)
-
-
-@kernel("linear")
-def linear(site: Site) -> Offers:
-    """A linear layer."""
-    assert isinstance(site.node.op, Linear)
+@kernel("conv", "linear")
+def products(site: Site) -> Offers:
+    """A linear layer, or a convolution of one group."""
     if not site.is_integer:
         return "products of rows are for integers"
     if site.weights_refusal:
         return site.weights_refusal
-    channels, depth = site.type("weight").shape
-    rows = site.output.numel // channels
-    title = f"Linear layer, {rows} x {depth} to {channels}"
-    return _offer(site, _product(site, ProductContext, title, rows, rows), row_layouts(site))
+    rows = rows_of(site)
+    return rows if isinstance(rows, str) else _offer(site, rows, _product(site, rows))
 
 
-def _product(
-    site: Site, made: Callable[..., ProductContext], title: str, row_count: int, together: int
-) -> ProductContext:
-    """The context of `row_count` rows, computed `together` at a time."""
-    weight = site.type("weight")
-    channels, depth = weight.shape[0], weight.numel // weight.shape[0]
-    rows, taps, pair_stride, last = _inner_loop(site, depth, together)
+def _product(site: Site, rows: LayerRows) -> ProductContext:
+    """The context of rows, computed two at a time if there are two."""
+    computed, taps, pair_stride, last = _inner_loop(site, rows.depth, rows.together)
     part = 0 if sums_fit(site) else part_size(site, _rows(site), multiple=len(taps))
     residual = c_type(site.type("residual").dtype) if site.has("residual") else ""
-    return made(
-        title,
-        row_count,
-        depth,
-        channels,
+    return ProductContext(
+        rows.title,
+        rows.count,
+        rows.depth,
+        rows.channels,
         *(c_type(site.type("x").dtype), c_type(site.output.dtype)),
-        rows,
+        computed,
         taps,
         pair_stride,
         last,
         row_finish(layer_fixed_point(site), residual=residual, wide=part > 0),
         part,
-        "int64_t" if bias_bytes(site, wide=part > 0) > 4 * channels else "int32_t",
+        "int64_t" if bias_bytes(site, wide=part > 0) > 4 * rows.channels else "int32_t",
         c_type(site.type("weight").dtype),
+        rows.gather,
     )
 
 
@@ -225,7 +140,7 @@ def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...]
     unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
     while depth % unroll:
         unroll //= 2
-    rows = _ROWS[:1] if single else _ROWS
+    rows = ROWS[:1] if single else ROWS
     if bits >= BYTE:
         places = ("i", *(f"i + {i}" for i in range(1, unroll)))
         return rows, tuple(Tap(i, f"w[{i}]", f"w[{depth} + {i}]") for i in places), 2 * depth, "w[i]"
@@ -251,21 +166,12 @@ def _packed(weights: AnyArray, bits: int) -> AnyArray:
     return np.concatenate([part.reshape(-1) for part in parts])
 
 
-def _followed(site: Site, context: ProductContext) -> dict[int, int]:
-    if isinstance(context, WindowContext):
-        return followed(site, context.window, context.x, context.y, is_gathered=True)
-    rows = Image(1, 1, context.row_count, context.depth), Image(1, 1, context.row_count, context.channels)
-    return followed(site, POINT, *rows, together=len(context.rows))
-
-
-def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) -> Offers:
-    bits = site.quantization("weight").bits
+def _offer(site: Site, rows: LayerRows, context: ProductContext) -> Offers:
+    bits, layouts = site.quantization("weight").bits, rows.layouts(site)
     if context.part and bits > BYTE:
         return WIDE_WEIGHTS
-    path, gather, patches = "portable/products_linear.c.j2", 0.0, 0
-    if isinstance(context, WindowContext):
-        path, patches = "portable/products_conv.c.j2", len(context.rows) * context.depth
-        gather = 60.0 + context.depth * 0.6 + 35.0 * context.window.kernel[0]
+    gather = 0.0 if rows.gather is None else rows.gather.instructions
+    patches = 0 if rows.gather is None else len(context.rows) * context.depth
     outputs = context.row_count * context.channels
     per_mac, per_output = _PRODUCT[len(context.rows)], _RESULT
     per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
@@ -276,7 +182,7 @@ def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) 
     weights = {"weights": stored * site.type("weight").dtype.bytes}
     return offer(
         site,
-        path,
+        f"portable/products_{rows.template}.c.j2",
         context,
         Work(products, gather * context.row_count, per_output * outputs, 420 if patches else 290),
         kernel="product_portable",
@@ -288,7 +194,7 @@ def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) 
         scratch=context.element if patches else "",
         scratch_bytes=patches * site.type("x").dtype.bytes,
         overwrites=site.overwritten_residual,
-        follows=_followed(site, context),
+        follows=rows.follows(site, len(context.rows)),
         limitation=PORTABLE_ONLY if context.part else "",
         variant=" ".join(["two rows"] * (len(context.rows) > 1) + ["wide sums"] * (context.part > 0)),
     )
