@@ -66,7 +66,7 @@ def make_report(
             *(_resources(c, session.target) if c else ()),
             *(_module_resources(artifacts.torch, session.captured) if artifacts.torch else ()),
             *_cache_resources(session, compiled),
-            *_stream_resources(stages),
+            *_stream_resources(stages, c),
         ),
         measurements=_measurements(session, window_graph(session, stages)),
         layers=_layers(compiled, c, _snr(session, stages) if findings is None else findings.snr_db),
@@ -181,12 +181,13 @@ def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
     return (Resource(name="caches", used=sum(found), available=None, unit="B", basis=basis),)
 
 
-def _stream_resources(stages: Sequence[Stage]) -> Iterator[Resource]:
-    """Memory of the states of a streamed network, which the caller of the network owns."""
+def _stream_resources(stages: Sequence[Stage], c: CArtifact | None) -> Iterator[Resource]:
+    """Memory of the states of a streamed network, which the caller of the network owns; in C with what aligns them."""
     for stage in stages:
         if stage.frames:
             table = stage.report.table("states")
             used = sum(int(row[-1] or 0) for row in table.rows)
+            used = c.plan.state_bytes if c is not None and c.plan.state_bytes else used
             basis = f"exact, {len(table.rows)} rings of earlier elements"
             yield Resource(name="states", used=used, available=None, unit="B", basis=basis)
 
@@ -264,8 +265,9 @@ def _arena_basis(c: CArtifact) -> str:
 
 def _ports(c: CArtifact) -> str:
     """Bytes of inputs and outputs, in or outside the arena."""
-    in_arena = any(port.offset is not None for port in c.ports)
-    total = sum(port.stored.bytes for port in c.ports)
+    ports = [port for port in c.ports if not port.is_state]
+    in_arena = any(port.offset is not None for port in ports)
+    total = sum(port.stored.bytes for port in ports)
     return f"{total:,} B of inputs and outputs {'share it' if in_arena else 'in addition'}"
 
 

@@ -593,11 +593,13 @@ def _parts_notes(lowered: Lowered) -> Iterator[str]:
         return
     prediction, count = lowered.prediction, len(computing_steps(lowered.source.steps))
     first, time = _longest_part(lowered)
-    longest = prediction.nodes[first]
     share = 100 * time / max(prediction.time, 1)
+    longest, (_, last) = prediction.nodes[first], lowered.program.span(first)
+    name = f"{longest.operator} {longest.result}"
+    if last > first:
+        name = f"{name} to {prediction.nodes[last].result}, {last - first + 1} layers that compute some rows at a time"
     yield (
-        f"a run has {count} step{'s' * (count != 1)}, and a part at least one; the longest is {longest.operator} "
-        f"{longest.result}, "
+        f"a run has {count} step{'s' * (count != 1)}, and a part at least one; the longest is {name}, "
         f"estimated at {time:,} {prediction.unit} ({share:.0f} % of a run)"
     )
 

@@ -14,8 +14,8 @@ from .cost.predict import Prediction, predict_program
 from .plan.channel_parts import in_channel_parts
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memory
-from .plan.order import Ordered, order_steps
-from .plan.order_offsets import refine_order
+from .plan.order import ORDER_WORK, Ordered, order_steps
+from .plan.order_offsets import OFFSETS_WORK, refine_order
 from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
@@ -49,7 +49,8 @@ def _no_progress(label: str, done: int, total: int) -> None:
 class Lowered:
     """A graph prepared for C: kernels and layouts selected, memory planned.
 
-    `order` is the result of the search for the order of execution; None with states in place or stages.
+    `order` is the result of the search for the order of execution; None with states in place or stages. `measures`
+    say what makes it smaller than the RAM of the target, in place of the fastest form; their cost is in `notes`.
     """
 
     edges: StrippedEdges
@@ -59,6 +60,7 @@ class Lowered:
     source: SourceText
     machine: Machine
     order: Ordered | None = None
+    measures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -116,31 +118,36 @@ def lower(
 
     def lower_one(form: _Form, *, fastest: bool, limited: bool = True) -> Lowered:
         within = target if limited else target.with_ram(None)
-        lowered = _lowered(replace(edges, graph=form.graph), options, within, states, fastest=fastest)
-        return replace(lowered, notes=(*lowered.notes, *form.notes))
+        own = replace(edges, graph=form.graph)
+        lowered = _lowered(own, options, within, states, fastest=fastest, order_work=form.order_work)
+        return replace(lowered, measures=(*lowered.measures, *form.measures))
 
     whole, is_coded = _Form(graph), options.weights == "huffman"
     at_first = fastest or (target.ram is not None and not is_coded)  # or fewer weights would be coded
     lowered = lower_one(whole, fastest=at_first)
-    if fastest or target.ram is None or not (lowered.plan.missing_bytes or lowered.notes):
+    if fastest or target.ram is None or not (lowered.plan.missing_bytes or lowered.measures):
         return lowered
-    parts = list(_in_parts(graph, target.ram))
-    found = [lowered, *(lower_one(form, fastest=at_first) for form in parts)]
+    found = [lowered]
+    for form in (parts := list(_in_parts(graph, target.ram))):
+        found.append(lower_one(form, fastest=at_first))
+        if not found[-1].plan.missing_bytes:
+            break  # more parts are more calls
     if not is_coded and all(one.plan.missing_bytes for one in found):
         found = [lower_one(form, fastest=False) for form in (whole, *parts[-1:])]
     best = min(found, key=_lack_or_time)
-    if best is found[0]:
+    if not best.measures:
         return best
-    note = _cost(best, lower_one(whole, fastest=True, limited=False))
-    return replace(best, notes=(*best.notes[:-1], f"{best.notes[-1]}: {note} in all"))
+    cost = _cost(best, lower_one(whole, fastest=True, limited=False))
+    return replace(best, notes=(f"{'; '.join(best.measures)}: an arena of {cost}", *best.notes))
 
 
 @dataclass(frozen=True)
 class _Form:
-    """A graph to select kernels for, and notes on how it differs from the given one."""
+    """A graph to select kernels for, and what makes it smaller than the given one."""
 
     graph: Graph
-    notes: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ()
+    order_work: int = ORDER_WORK
 
 
 def _in_parts(graph: Graph, ram_bytes: int) -> Iterator[_Form]:
@@ -149,17 +156,27 @@ def _in_parts(graph: Graph, ram_bytes: int) -> Iterator[_Form]:
         split, names = in_channel_parts(graph, parts, ram_bytes // 2)
         if names:
             note = f"{_some(names)} in {parts} parts of the channels, one after the other"
-            yield _Form(split, (note,))
+            # parts are in a good order, and there are too many others to search
+            yield _Form(split, (note,), ORDER_WORK // 20)
 
 
 def _lowered(
-    edges: StrippedEdges, options: COutput, target: Target, states: Mapping[str, str], *, fastest: bool
+    edges: StrippedEdges,
+    options: COutput,
+    target: Target,
+    states: Mapping[str, str],
+    *,
+    fastest: bool,
+    order_work: int,
 ) -> Lowered:
     """`lower` for one form of a graph without its edges."""
     prepared = replace(edges, graph=schedule(join_equal_constants(edges.graph)))
     offered = candidates(prepared.graph, Machine.of(target))
     numbered = _numbered(prepared.graph, states)
-    choose = partial(_choose, prepared, options, target, offered, numbered, only_fastest=fastest)
+    written = partial(
+        _written, prepared, options=options, target=target, states=numbered, order_work=order_work
+    )
+    choose = partial(_choose, prepared, options, target, offered, written=written, only_fastest=fastest)
     if options.weights != "huffman":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
@@ -238,9 +255,9 @@ def _choose(
     options: COutput,
     target: Target,
     offered: Candidates,
-    states: Mapping[int, int],
     coded: frozenset[str],
     *,
+    written: Callable[..., Lowered],
     only_fastest: bool,
 ) -> Lowered:
     """The fastest program that fits the target, or the smallest; `coded` are results of nodes with coded weights.
@@ -265,9 +282,9 @@ def _choose(
                 memory_price=memory_price,
                 crowded=crowded,
             )
-            tried.append(_written(edges, program, options, target, states))
+            tried.append(written(program))
             if target.flash is None or tried[-1].prediction.flash_bytes <= target.flash:
-                return _noted(tried[-1], tried[0], "flash")
+                return _noted(tried[-1], tried[0])
         return min(tried, key=_flash_bytes)
 
     fastest = chosen()
@@ -281,17 +298,17 @@ def _choose(
             tried.append(chosen(price, crowded))
         tried.append(chosen(price, crowded))
         if not tried[-1].plan.missing_bytes:
-            return _noted(tried[-1], fastest, "arena")
-    closest = min(tried, key=_lack)
-    by_rows = _written(edges, closest.program, options, target, states, smallest=True)
-    return min(closest, by_rows, key=_lack)
+            return replace(tried[-1], measures=(*tried[-1].measures, "kernels of less arena"))
+    programs = {tuple(id(step.offer) for step in one.program.steps): one.program for one in tried}
+    by_rows = [written(program, smallest=True) for program in programs.values()]
+    return min(*tried, *by_rows, key=_lack)
 
 
-def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
-    """The selection, with a note on its extra cost compared with the fastest kernels, which do not fit."""
+def _noted(taken: Lowered, fastest: Lowered) -> Lowered:
+    """The selection, with a note on its extra cost compared with the fastest kernels, which do not fit the flash."""
     if taken is fastest:
         return taken
-    note = f"kernels of less {resource}: {_cost(taken, fastest, resource)}, to fit the target"
+    note = f"kernels of less flash: {_cost(taken, fastest, 'flash')}, to fit the target"
     return replace(taken, notes=(*taken.notes, note))
 
 
@@ -346,10 +363,11 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
 def _written(
     edges: StrippedEdges,
     program: Program,
+    *,
     options: COutput,
     target: Target,
     states: Mapping[int, int],
-    *,
+    order_work: int,
     smallest: bool = False,
 ) -> Lowered:
     """The program with its memory planned, and its text; `smallest` is that of `plan_within`."""
@@ -362,10 +380,13 @@ def _written(
         states=states,
         state_alignment=alignment,
     )
-    order = None if states else refine_order(order_steps(program, ports_in_arena=options.buffers == "arena"))
+    order = None
+    if not states:
+        found_order = order_steps(program, ports_in_arena=options.buffers == "arena", most_work=order_work)
+        order = refine_order(found_order, most_work=order_work * OFFSETS_WORK // ORDER_WORK)
     reordered = () if order is None or order.program is program else (order.program,)
     programs = (program, *reordered)
-    program, plan, notes = plan_within(programs, machine, target.ram, planned, smallest=smallest)
+    program, plan, measures, notes = plan_within(programs, machine, target.ram, planned, smallest=smallest)
     order = None if program.stages else order
     is_binary = options.weights_file == "binary"
     in_parts = options.execution == "parts"
@@ -376,7 +397,7 @@ def _written(
     places = FilePlaces(HEADER_BYTES, alignment) if is_binary else None
     source = write_source(options.name, program, plan, found, in_file=places, in_parts=in_parts)
     notes += () if order is None or order.is_least else (_order_note(order),)
-    return Lowered(edges, program, plan, found, source, machine, order, notes)
+    return Lowered(edges, program, plan, found, source, machine, order, measures, notes)
 
 
 def _order_note(order: Ordered) -> str:

@@ -20,7 +20,8 @@ KWS_STEP, KWS_ZERO_POINT = 0.5847029089927673, 83
 
 
 def spoken_digits() -> dict[str, NDArray[np.float32]]:
-    """Spoken digits as the keyword network hears words: `x` [n, 49, 10], MFCCs in the steps of the benchmark's files.
+    """Spoken digits as the keyword network hears words: `x` [n, 49, 10], MFCCs in the steps of the benchmark's files,
+    and `y`, the digits.
 
     Two recipes of features differ in their first coefficient, sqrt(1/m) or sqrt(2/m) times the sum over m = 40 bands,
     and in the window, whose sum (of 480 Hann weights, not 256) adds its logarithm to every band that is not silent.
@@ -31,8 +32,11 @@ def spoken_digits() -> dict[str, NDArray[np.float32]]:
     louder = sqrt(80) * log(480 / 256)
     mfcc[..., 0] = np.where(mfcc[..., 0] > silence + 1, energy + louder, energy)
     spoken = (mfcc[..., 0] > energy.min() + 1).mean(1) > 0.5  # a short word leaves mostly padding
-    mixed = np.random.default_rng(0).permutation(mfcc[spoken])  # the file is ordered by speaker, then by word
-    return {"x": (mixed / KWS_STEP + KWS_ZERO_POINT).astype(np.float32)}
+    order = np.random.default_rng(0).permutation(
+        np.flatnonzero(spoken)
+    )  # the file is ordered by speaker, then word
+    x, y = mfcc[order], _load("fsdd_mfcc.npz", "y_train")[order]
+    return {"x": (x / KWS_STEP + KWS_ZERO_POINT).astype(np.float32), "y": y}
 
 
 def enlarged_images() -> dict[str, NDArray[np.float32]]:

@@ -27,8 +27,8 @@ from ....ir.ops.slicing import Concat
 
 _TOGETHER = 4
 """Output channels that kernels compute at a time: parts have a multiple of them."""
-_SMALLER = 2
-"""All that is read afterwards is smaller than the largest map by this factor."""
+_SMALLER = 8
+"""All that is read afterwards is smaller than the largest map by this factor; else rows at a time take less time."""
 _CHANNELS = 1
 """Axis of the channels of activations."""
 

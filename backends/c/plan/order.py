@@ -22,7 +22,7 @@ from .memory import arena_alignment
 from .program import Program, Step, Stored
 
 _SET_BITS = 1000
-_MOST_WORK = 500_000  # steps that are tried or stored as ready: about a second
+ORDER_WORK = 500_000  # steps that are tried or stored as ready: about a second
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ordered:
         return self.peak_bytes <= self.bound_bytes
 
 
-def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = _MOST_WORK) -> Ordered:
+def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = ORDER_WORK) -> Ordered:
     """The program in an order with the least peak; unchanged if its order is one, or if none is found.
 
     States in place are not supported: their new values must not be written before the old ones are read.

@@ -23,7 +23,7 @@ from .order import Memory, Ordered, width_of
 from .program import Program
 
 _MOST_ORDERS = 2000
-_MOST_WORK = 6_000_000  # pairs of blocks, see `offsets`: some two seconds
+OFFSETS_WORK = 6_000_000  # pairs of blocks, see `offsets`: some two seconds
 _STEP_WORK = 60  # pairs in whose time the blocks of a step are found
 _RUN_WORK = 20  # pairs in whose time a step of an order is listed
 _WIDTHS = (1, 2, 3, 4)
@@ -34,7 +34,7 @@ _Meetings = frozenset[tuple[tuple[int, ...], tuple[int, ...], int, int]]
 """Pairs of blocks that are in use at one step, and the distances that they keep; a block is its bytes and its maker."""
 
 
-def refine_order(ordered: Ordered, *, most_work: int = _MOST_WORK) -> Ordered:
+def refine_order(ordered: Ordered, *, most_work: int = OFFSETS_WORK) -> Ordered:
     """The order of the least offsets that is found, and the bytes that no order takes less than with any offsets."""
     found = assign_offsets(*arena_blocks(ordered.program, ports_in_arena=ordered.ports_in_arena))
     if found.peak <= ordered.bound_bytes:

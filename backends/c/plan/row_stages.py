@@ -42,8 +42,9 @@ def plan_within(
     planned: Planned,
     *,
     smallest: bool = False,
-) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
-    """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and notes on the cost.
+) -> tuple[Program, MemoryPlan, tuple[str, ...], tuple[str, ...]]:
+    """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, its stages in words if
+    they are needed, and a note on them if they only save time.
 
     `programs` are orders of execution to choose from. One that fits without stages is returned unchanged, unless its
     accesses wait and stages are found with which it takes less time. So is the smallest one if no stages make one fit;
@@ -60,9 +61,9 @@ def plan_within(
     )
     program, plan = programs[least], plans[least]
     costs = CoreCosts.of(machine)
-    fast = _fast_bytes(plan) if costs.has_cycles and plan.wait_cycles else ()
+    fast = _fast_bytes(plan) if plan.wait_cycles else ()
     if limit is None or not (plan.missing_bytes or fast):
-        return program, plan, ()
+        return program, plan, (), ()
     stages = [RowStages(*pair, machine) for pair in zip(programs, plans, strict=True)]
     tried = [one.waiting_less(size, planned) for size in fast for one in stages]
     if plan.missing_bytes:
@@ -72,16 +73,18 @@ def plan_within(
     times = [_time(*staged, costs) for staged in found]
     fastest = min(range(len(found)), key=times.__getitem__, default=None)
     if fastest is None or (not plan.missing_bytes and times[fastest] >= whole):
-        return program, plan, ()
+        return program, plan, (), ()
     staged, smaller = found[fastest]
-    more = times[fastest] - whole
-    unit = "cycles" if costs.has_cycles else "instructions"
+    by_rows = f"{'; '.join(_named(staged, stage) for stage in staged.stages)} compute some rows at a time"
+    if plan.missing_bytes:
+        return staged, smaller, (by_rows,), ()
+    less = whole - times[fastest]
+    unit = "cycles" if costs.has_cycles else "instructions and wait cycles"
     note = (
-        f"{'; '.join(_named(staged, stage) for stage in staged.stages)} compute some rows at a time: an arena of "
-        f"{smaller.arena_bytes:,} B in place of {plan.arena_bytes:,} B, for {round(abs(more)):,} "
-        f"{'more' if more >= 0 else 'fewer'} predicted {unit} ({100 * abs(more) / max(whole, 1):.1f} %)"
+        f"{by_rows}: an arena of {smaller.arena_bytes:,} B in place of {plan.arena_bytes:,} B, for {round(less):,} "
+        f"fewer predicted {unit} ({100 * less / max(whole, 1):.1f} %)"
     )
-    return staged, smaller, (note,)
+    return staged, smaller, (), (note,)
 
 
 def _fast_bytes(plan: MemoryPlan) -> tuple[int, ...]:
@@ -92,9 +95,10 @@ def _fast_bytes(plan: MemoryPlan) -> tuple[int, ...]:
 
 
 def _time(program: Program, plan: MemoryPlan, costs: CoreCosts) -> float:
-    """The predicted time of a run, with the cycles that accesses wait."""
-    waits = plan.wait_cycles if costs.has_cycles else 0
-    return sum(step_cost(program, step, costs).time for step in program.steps) + waits
+    """The predicted time of a run, with the cycles that accesses wait; an instruction is a cycle of cores without
+    published ones.
+    """
+    return sum(step_cost(program, step, costs).time for step in program.steps) + plan.wait_cycles
 
 
 def _named(program: Program, stage: Stage) -> str:

@@ -167,7 +167,7 @@ def test_a_large_result_before_a_mean_runs_in_parts_where_ram_is_short(
     artifact = assert_equal_to_interpreter(graph, target=target)
     assert whole.plan.arena_bytes > 36_000 and artifact.plan.arena_bytes <= 14_000
     assert artifact.prediction.time < 1.1 * whole.prediction.time
-    assert any(note.startswith("head in 4 parts of the channels") for note in artifact.lowered.notes)
+    assert any("head in 4 parts of the channels" in note for note in artifact.lowered.notes)
     assert not check(graph, COutput(), target)
 
 
@@ -186,7 +186,7 @@ def test_a_front_has_less_memory_for_more_time(cortex_m4):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(functional.max_pool2d(x, 2))
 
-    graph, _ = compiled(Network(2, 256), (3, 24, 24))
+    graph, _ = compiled(Network(2, 96), (3, 16, 16))
     front = pareto(graph, COutput(), cortex_m4)
     arenas, times = [one.plan.arena_bytes for one in front], [one.prediction.time for one in front]
     assert len(front) > 3

@@ -312,10 +312,10 @@ def test_stages_are_taken_in_the_order_of_execution_in_which_they_fit(seed, fill
     for limit in (max(arenas), min(arenas) - 1, int(0.8 * min(arenas)), int(0.6 * min(arenas))):
         planned = partial(plan_memory, regions=(Region(bytes=limit),))
         alone = [plan_within((order,), machine, limit, planned) for order in orders]
-        _, plan, notes = plan_within(orders, machine, limit, planned)
-        least = min(found.arena_bytes for _, found, _ in alone)
+        _, plan, measures, _ = plan_within(orders, machine, limit, planned)
+        least = min(found.arena_bytes for _, found, _, _ in alone)
         assert (plan.arena_bytes <= limit) == (least <= limit)
-        assert bool(notes) == (min(arenas) > limit >= least)
+        assert bool(measures) == (min(arenas) > limit >= least)
 
 
 def test_a_refusal_has_the_least_arena_that_was_found(fill, cortex_m4):
