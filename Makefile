@@ -3,7 +3,7 @@
 # make faults             300 damaged output directories and 300 faulty invocations, with the table
 # make lint               ruff and mypy
 # make wheel-test         every fourth test on the installed wheel and sdist; all of them: make wheel-test EVERY=1
-# make bench-mcu, bench-torch, bench-llm, bench-low-bits, bench-coded-weights, bench-stream    tables, and benchmarks/results/*.json
+# make bench-mcu, bench-torch, bench-llm, bench-low-bits, bench-coded-weights, bench-sparse-blocks, bench-stream    tables, and benchmarks/results/*.json
 # make bench-folder       peak memory and time of a model of 1.1 billion weights, from a folder to a folder
 # make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
@@ -31,7 +31,7 @@ EVERY ?= 4
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained bench-recurrent \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-sparse-blocks bench-stream bench-architectures bench-trained bench-recurrent \
         bench-flash bench-memory bench-memory-bounds bench-methods bench-combinations bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data bench-folder
 
@@ -120,6 +120,10 @@ bench-low-bits: setup build/.tools-all
 bench-coded-weights: setup build/.tools-all
 	$(PY) benchmarks/coded_weights.py
 	$(PY) benchmarks/history.py record coded_weights
+
+bench-sparse-blocks: setup build/.tools-all
+	$(PY) benchmarks/sparse_blocks.py
+	$(PY) benchmarks/history.py record sparse_blocks
 
 bench-stream: setup build/.tools-all
 	$(PY) benchmarks/stream.py

@@ -41,6 +41,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),
+    "sparse_blocks": ("core", "layer"),
     "stream": ("name",),
     "recurrent": ("name",),
     "torch": ("name",),

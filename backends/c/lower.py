@@ -185,14 +185,12 @@ def _lowered(
         coded -= crowded
         lowered = choose(coded)
     dropped = _coded_layers(all_coded) - _coded_layers(lowered)
-    notes: list[str] = []
-    if dropped:
-        notes.append(f"no RAM to decode the weights of {_some(sorted(dropped))}: they are not coded")
+    reasons = [f"no RAM to decode the weights of {_some(sorted(dropped))}"] if dropped else []
     if lowered.program.saved_bytes <= 0:
-        if _coded_layers(lowered):
-            notes.append("no weights are coded: the decoder is larger than its savings")
+        reasons += ["the decoder is larger than what it saves"] if _coded_layers(lowered) else []
         lowered = choose(frozenset())
-    return replace(lowered, notes=(*lowered.notes, *notes))
+    note = f"{'; '.join(reasons)}: {'they are not' if _coded_layers(lowered) else 'no weights are'} coded"
+    return replace(lowered, notes=(*lowered.notes, note) if reasons else lowered.notes)
 
 
 def _coded_layers(lowered: Lowered) -> set[str]:

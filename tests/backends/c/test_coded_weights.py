@@ -402,7 +402,7 @@ RESIDUAL = "%r: i8[1x64]<scale=0.125, zero=2>"
     [
         sparse_graph(0.05),
         sparse_graph(0.01, inputs=1000),  # more than 255 zeros in a row
-        sparse_graph(0.001, inputs=255),
+        sparse_graph(0.02, inputs=255),  # the row of zeros
         sparse_graph(0.05, extra=RESIDUAL),
         sparse_graph(0.05, rows="1x1"),
         sparse_graph(0.02, x="i16"),
