@@ -162,7 +162,7 @@ class SomeStages:
         planned: Planned,
         *,
         smallest: bool = False,
-    ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+    ) -> tuple[Program, MemoryPlan, tuple[str, ...], tuple[str, ...]]:
         program = self.random.choice(programs)
         found, runs, first = RowStages(program, planned(program), machine), [], 0
         while first < len(program.steps):
@@ -174,7 +174,7 @@ class SomeStages:
                 self.steps += stop - first
             first = first + 1 if run is None else stop
         staged = found.with_stages(runs)
-        return staged, planned(staged), ()
+        return staged, planned(staged), (), ()
 
 
 class OneStage:
@@ -191,13 +191,13 @@ class OneStage:
         planned: Planned,
         *,
         smallest: bool = False,
-    ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+    ) -> tuple[Program, MemoryPlan, tuple[str, ...], tuple[str, ...]]:
         program = programs[0]
         stages = RowStages(program, planned(program), machine)
         run = stages.run(self.first, self.stop, 1, scaled=False)
         assert run is not None
         staged = stages.with_stages([run])
-        return staged, planned(staged), ()
+        return staged, planned(staged), (), ()
 
 
 def test_operands_of_a_concatenation_by_rows_keep_their_places(
