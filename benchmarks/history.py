@@ -30,6 +30,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "architectures": ("name",),
     "coded_weights": ("network", "weights", "coding"),
     "combinations": ("network", "order"),
+    "deep_compression": ("network", "weights"),
     "folder": ("name",),
     "hessian": ("name", "method", "classes"),
     "low_bits": ("layer", "bits"),
