@@ -104,6 +104,8 @@ def _computes_channels(graph: Graph, node: Node, channels: int) -> bool:
     if len(node.outputs) > 1 or len(shape) < 2 or shape[:2] != (1, channels):
         return False
     read = _read_in_parts(graph, node)
+    if not read and _read_whole(node) is None:
+        return False
     constants = [value for value in node.operands if graph.is_constant(value)]
     if any(value.type.shape[:2] != shape[:2] for value in read) or not all(
         _is_cut_by_channel(node, value) for value in constants
@@ -114,7 +116,7 @@ def _computes_channels(graph: Graph, node: Node, channels: int) -> bool:
     if isinstance(op, Reduction):
         return min(op.reduced(read[0].type)) > _CHANNELS
     if isinstance(op, Binary):  # of equal rank, so that channels meet channels
-        return bool(read) and all(len(value.type.shape) == len(shape) for value in read)
+        return all(len(value.type.shape) == len(shape) for value in read)
     return isinstance(op, Elementwise | Prelu | MaxPool | Averaging | Reshape)
 
 
@@ -132,7 +134,8 @@ def _read_in_parts(graph: Graph, node: Node) -> list[Value]:
 def _channel_axis(node: Node, constant: Value) -> int | None:
     """The axis of a constant with the channels of the result; None if all channels read the same elements."""
     shape = constant.type.shape
-    axis = len(shape) - len(node.outputs[0].type.shape) + _CHANNELS if isinstance(node.op, Binary) else 0
+    is_aligned = isinstance(node.op, Binary) or constant == node.optional("residual")
+    axis = len(shape) - len(node.outputs[0].type.shape) + _CHANNELS if is_aligned else 0
     return axis if axis >= 0 and shape and shape[axis] > 1 else None
 
 

@@ -14,7 +14,7 @@ from fxpress.backends.c import check, emit
 from fxpress.backends.c.lower import pareto
 from fxpress.backends.c.plan.channel_parts import in_channel_parts
 from fxpress.compiler import capture
-from fxpress.ir import Graph, run, run_integer
+from fxpress.ir import Graph, parse, run, run_integer
 from fxpress.passes import Context, find_pass
 from fxpress.specs import COutput
 from fxpress.specs.options import FuseOptions, QuantizeOptions
@@ -85,7 +85,7 @@ def test_parts_compute_the_same(options, shape, reduction):
 
 
 class Body(nn.Module):
-    """What follows a stem, up to numbers of each channel."""
+    """A stem, then layers that end with one number or more for each channel."""
 
     def __init__(self, form: str, channels: int = 18) -> None:
         super().__init__()
@@ -98,6 +98,7 @@ class Body(nn.Module):
             nn.Conv2d(channels, channels, 1),
             nn.Parameter(torch.rand(channels, 1, 1) + 0.5),
         )
+        self.position = nn.Parameter(torch.rand(1, channels, 6, 6))
 
     def forward(self, x: Tensor) -> Tensor:
         scores: Tensor = self.last(BODIES[self.form](self, torch.relu(self.stem(x))).flatten(1))
@@ -117,6 +118,7 @@ BODIES: dict[str, Callable[[Body, Tensor], Tensor]] = {
     "gate": lambda body, x: (torch.sigmoid(body.head(x)) * body.other(x)).mean((2, 3)),
     "twice": lambda body, x: ((y := body.head(x)) * torch.sigmoid(y)).mean((2, 3)),
     "constant": lambda body, x: torch.relu(body.head(x) * body.scale).mean((2, 3)),
+    "position": lambda body, x: torch.relu(body.head(x) + body.position).mean((2, 3)),
     "pooled": lambda body, x: functional.max_pool2d(body.head(x), 3).mean((2, 3)),
 }
 WHOLE: dict[str, Callable[[Body, Tensor], Tensor]] = {
@@ -139,6 +141,24 @@ def test_all_that_computes_each_channel_runs_in_parts(form, options):
     for sample in samples:
         (wanted,), (found,) = ((run if is_float else run_integer)(one, sample) for one in (graph, split))
         torch.testing.assert_close(found, wanted, rtol=1e-5 if is_float else 0, atol=1e-5 if is_float else 0)
+
+
+CONSTANT_RESIDUAL = """graph(%x: i8[1x8x6x6]<scale=0.0625, zero=0>) {
+  const %w: i8[16x8x1x1]<scale=0.0078125, zero=0>
+  const %b: i32[16]<scale=0.00048828125, zero=0>
+  const %r: i8[1x16x6x6]<scale=0.0625, zero=0>
+  %a: i8[1x16x6x6]<scale=0.25, zero=0> = conv(%x, %w, %b, %r)
+  %y: i8[1x16x1x1]<scale=0.25, zero=0> = max_pool{kernel=(6, 6), stride=(6, 6)}(%a)
+  return y: %y
+}"""
+
+
+def test_a_constant_residual_is_cut_with_its_channels(fill):
+    graph = parse(CONSTANT_RESIDUAL, fill=fill)
+    split, names = in_channel_parts(graph, 2, 0)
+    assert names == ("a",)
+    x = torch.randint(-128, 128, (1, 8, 6, 6), dtype=torch.int8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run_integer(split, [x])[0], run_integer(graph, [x])[0])
 
 
 @pytest.mark.parametrize("form", WHOLE)
